@@ -1,0 +1,300 @@
+/*
+ * session_lock.h - at most one process at a time works on a session
+ *
+ * A session's lock is an exclusive flock(2) on one small file, <dir>/<session>.lock, and nothing else.
+ *
+ *   #include <session_lock.h>
+ *
+ *   session_lock_handle lock;
+ *   int error = session_lock_acquire(NULL, "nightly-build", &lock);
+ *   if (error == -EWOULDBLOCK) ...            // somebody else is at it
+ *   if (error != 0) fprintf(stderr, "%s\n", strerror(-error));
+ *   ...
+ *   error = session_lock_check(lock);         // before the step that must not run twice
+ *   ...
+ *   session_lock_release(lock);
+ *
+ *   cc program.c -lsession_lock
+ *
+ * What it stands on:
+ *
+ *   - The kernel is the truth. When a holder dies, however it dies, the kernel releases its lock. There
+ *     is no stale lock, so there is nothing to clean up and nothing to steal.
+ *   - The lock file is never deleted, renamed or replaced. An unlocked lock file means nothing.
+ *   - What is written in it is a label. No decision to acquire, wait or give up reads it.
+ *   - Asking who holds a lock never takes it.
+ *   - The lock belongs to the process that acquired it: not to its forked children, not to the
+ *     programs that it starts.
+ *
+ * Conventions:
+ *
+ *   - Every function but session_lock_version() returns 0 or a negative errno. There is no last error
+ *     and no message table: strerror(-error) says it.
+ *   - Nothing is ever given that the caller must free. A handle is a number; it ends with
+ *     session_lock_release(). Strings are borrowed for the length of the call.
+ *   - A bad argument is -EINVAL, never a crash. A failure inside the library that should be impossible
+ *     is -ENOTRECOVERABLE, never an abort of the program.
+ *   - Every function may be called from any thread at any time, but not from a signal handler. A signal
+ *     handler that interrupts one of them must not fork; a fork in another thread waits while a lock
+ *     file is being opened.
+ *   - After fork() the child holds nothing: its copies of the descriptors are closed as it starts, those
+ *     of waits in progress in other threads, too. A handle of the parent answers -EPERM there. (No hook
+ *     runs for a bare clone(2) or _Fork(3): such a child keeps the lock while it lives, but cannot
+ *     release it.) After exec nothing is inherited.
+ *   - dlclose(3) leaves the library mapped.
+ */
+
+
+#ifndef SESSION_LOCK_H
+#define SESSION_LOCK_H
+
+/* Generated from src/ffi.rs by `cargo test --test header`: change it there. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * Whether a session is locked; see session_lock_holder().
+ */
+enum session_lock_state {
+  /**
+   * Nobody holds the lock. Only said when it is known.
+   */
+  SESSION_LOCK_FREE = 0,
+  /**
+   * Somebody holds the lock.
+   */
+  SESSION_LOCK_HELD = 1,
+  /**
+   * It cannot be known from here.
+   */
+  SESSION_LOCK_UNKNOWN = 2,
+};
+
+/**
+ * A lock that this process holds. 0 is never a lock, and a number is never used twice in a process:
+ * a handle that was released stays invalid for ever.
+ */
+typedef uint64_t session_lock_handle;
+
+/**
+ * Who holds a session's lock; see session_lock_holder(). 152 bytes; grows only at its end.
+ */
+struct session_lock_holder_info {
+  /**
+   * An enum session_lock_state.
+   */
+  uint32_t state;
+  /**
+   * Who took the lock, as seen from the caller's PID namespace; 0 = not visible.
+   */
+  int32_t pid;
+  /**
+   * 1: that process is dead, and one that it started still holds the lock.
+   */
+  uint32_t orphaned;
+  /**
+   * 1: the kernel's lock table says so; 0: only the label in the file does.
+   */
+  uint32_t confirmed;
+  /**
+   * When the lock was taken, in milliseconds since the Unix epoch; 0 = unknown.
+   */
+  int64_t acquired_at_ms;
+  /**
+   * The holder's command line, NUL-terminated, cut if longer; "" = unknown. Any bytes: another
+   * process wrote them. Escape control characters before you print it.
+   */
+  char command[64];
+  /**
+   * The holder's host, NUL-terminated, cut if longer; "" = unknown.
+   */
+  char host[64];
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Takes a session's lock if it is free; does not wait.
+ *
+ * @param dir      The directory of the lock files. NULL: $SESSION_LOCK_DIR (ignored in a
+ *                 set-user-ID program), or else /tmp/session-lock-<effective uid>. A missing
+ *                 directory is created, parents too, with mode 0700. Borrowed for the call.
+ * @param session  The session's name: any bytes but NUL, at least one. Borrowed for the call.
+ * @param lock     Where the handle goes; set to 0 before anything can fail. Not NULL.
+ *
+ * @return 0, and the lock is held until session_lock_release() or the end of the process. Or:
+ *         -EWOULDBLOCK   another holder has it, in this process or in another one;
+ *         -EINVAL        session or lock is NULL, session or dir is empty;
+ *         -ENAMETOOLONG  the encoded file name would pass 255 bytes;
+ *         -EPERM         the directory or the file is not safe to trust: a default directory that is
+ *                        not the caller's own and closed to others, a directory that everybody can
+ *                        write without the sticky bit, or that a group can write which the caller
+ *                        is not in; a file that is not regular or has several hard links;
+ *         -ELOOP         the lock file is a symbolic link;
+ *         or the errno of the system call that failed (-EACCES, -EMFILE, -ENOSPC, ...). A
+ *         filesystem that cannot flock is an error, never a success.
+ *         After a failure nothing is left open, locked or written.
+ *
+ * @threads    From any thread. Not from a signal handler.
+ * @blocking   Only as long as open(2) does; not interrupted by signals; no cancellation point.
+ * @fork/exec  A child of fork() holds nothing: its copy of the descriptor is closed as it starts, and
+ *             the handle answers -EPERM there. The descriptor is close-on-exec.
+ * @see        flock(2), open(2)
+ */
+int session_lock_acquire(const char *dir,
+                         const char *session,
+                         session_lock_handle *lock);
+
+/**
+ * Waits for a session's lock, in the kernel's own queue: a blocked flock(2), with or without a
+ * deadline. While nothing happens nothing wakes up.
+ *
+ * @param dir        As for session_lock_acquire().
+ * @param session    As for session_lock_acquire().
+ * @param timeout_ms How long to wait at most, in milliseconds of CLOCK_MONOTONIC: -1 for ever, 0 one
+ *                   try.
+ * @param cancel_fd  A descriptor that ends the wait when it becomes readable or is hung up (an
+ *                   eventfd, a pipe, a socket: whatever poll(2) takes), or -1. If it is so
+ *                   already, the lock is not taken even if it is free. Borrowed for the call,
+ *                   never read from.
+ * @param lock       As for session_lock_acquire().
+ *
+ * @return 0, and the lock is held. Or:
+ *         -ETIMEDOUT  the time ran out: never early, at most 10 ms late;
+ *         -ECANCELED  cancel_fd became readable or was hung up;
+ *         -EINTR      a signal handler ran in this thread; call again with the time that is left;
+ *         -EINVAL     also: timeout_ms < -1, cancel_fd < -1 or not open;
+ *         or as session_lock_acquire(), but not -EWOULDBLOCK. After a failure nothing is left open,
+ *         locked or written, and no thread.
+ *
+ * @threads    From any thread. Not from a signal handler. With a deadline or a cancel_fd, and only
+ *             when the lock is not free, a helper thread blocks in flock(2) for the length of the
+ *             call. It runs no signal handler; the library installs none and sends no signal.
+ * @blocking   Yes. A signal handler in the calling thread ends it with -EINTR; without deadline and
+ *             cancel_fd only a handler that was installed without SA_RESTART (flock(2) is restarted
+ *             after the others, see signal(7)). No cancellation point: pthread_cancel(3) takes
+ *             effect after the call.
+ * @fork/exec  As session_lock_acquire(). A child that is forked while another thread waits has no part
+ *             in the wait.
+ * @see        flock(2), ppoll(2)
+ */
+int session_lock_wait(const char *dir,
+                      const char *session,
+                      int64_t timeout_ms,
+                      int cancel_fd,
+                      session_lock_handle *lock);
+
+/**
+ * Frees a lock at once, even where a child still has a copy of the descriptor, and ends the handle,
+ * whatever is returned.
+ *
+ * @param lock  The handle.
+ *
+ * @return 0. Or:
+ *         -EBADF   no such handle: never given, or released already;
+ *         -EPERM   it was acquired by the process that this one was forked from: nobody's lock is
+ *                  touched;
+ *         -ESTALE  the path no longer names the file that was locked (somebody deleted, renamed or
+ *                  replaced it, or closed the descriptor): exclusion may have been lost. The lock is
+ *                  released, too;
+ *         or the errno of the system call that failed.
+ *
+ * @threads    From any thread, not only the one that acquired. Not from a signal handler.
+ * @blocking   No; no cancellation point.
+ * @fork/exec  See -EPERM.
+ * @see        flock(2), LOCK_UN
+ */
+int session_lock_release(session_lock_handle lock);
+
+/**
+ * Is the lock that I hold still *the* lock? To be called before a step that must not run twice. Two
+ * system calls; changes nothing.
+ *
+ * @param lock  The handle.
+ *
+ * @return 0: it is. Or -EBADF, -EPERM, -ESTALE as session_lock_release(); or the errno of the system
+ *         call that failed.
+ *
+ * @threads    From any thread. Not from a signal handler.
+ * @blocking   No; no cancellation point.
+ * @fork/exec  -EPERM in a child.
+ * @see        stat(2)
+ */
+int session_lock_check(session_lock_handle lock);
+
+/**
+ * Who holds a session's lock? Never takes the lock, not even for a moment, so it cannot make
+ * somebody else's attempt fail; creates nothing. The answer can be out of date when it arrives:
+ * never gate on it.
+ *
+ * The kernel's table (/proc/locks) is asked first, and wins: a holder that is no user of this library
+ * (flock(1), Python's fcntl.flock, with a shared lock too) is reported as well, and what a dead
+ * process left in the file is not a holder. SESSION_LOCK_FREE is only said when it is known. Where
+ * the table cannot see every holder (inside a PID namespace, on a FUSE or network filesystem) and
+ * does not name one, the label in the file decides:
+ *
+ * - cleared, or no file: SESSION_LOCK_FREE, confirmed 0;
+ * - of a process of this host, this boot and this PID namespace that is alive with the same start
+ *   time: SESSION_LOCK_HELD, confirmed 0;
+ * - anything else: SESSION_LOCK_UNKNOWN, with what the label says filled in.
+ *
+ * @param dir        As for session_lock_acquire(), but nothing is created.
+ * @param session    As for session_lock_acquire(). One that nobody ever locked is free.
+ * @param info       Where the answer goes. Not NULL. After a failure its state is
+ *                   SESSION_LOCK_UNKNOWN.
+ * @param info_size  sizeof *info, as the caller was compiled: a shorter struct gets its prefix, the
+ *                   unknown end of a longer one gets zeros (as with openat2(2)).
+ *
+ * @return 0. Or:
+ *         -EINVAL        session or info is NULL, session or dir is empty, info_size < 16 (or beyond
+ *                        any version of the struct);
+ *         -ENAMETOOLONG  the encoded file name would pass 255 bytes;
+ *         -ELOOP         the lock file is a symbolic link;
+ *         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...).
+ *
+ * @threads    From any thread. Not from a signal handler.
+ * @blocking   No; no cancellation point. About 20 microseconds with an ordinary lock table.
+ * @fork/exec  Works in a child as anywhere else.
+ * @see        proc_locks(5)
+ */
+int session_lock_holder(const char *dir,
+                        const char *session,
+                        struct session_lock_holder_info *info,
+                        size_t info_size);
+
+/**
+ * The path of a session's lock file, for use with other tools (flock(1)). Makes no system call and
+ * creates nothing.
+ *
+ * @param dir        As for session_lock_acquire().
+ * @param session    As for session_lock_acquire().
+ * @param path       Where the path goes, NUL-terminated; unchanged after a failure. Not NULL.
+ * @param path_size  The size of that buffer, in bytes.
+ *
+ * @return 0. Or:
+ *         -ERANGE        the buffer is too small;
+ *         -EINVAL        session or path is NULL, session or dir is empty;
+ *         -ENAMETOOLONG  the encoded file name would pass 255 bytes.
+ *
+ * @threads    From any thread. Not from a signal handler.
+ * @blocking   No; no cancellation point.
+ * @fork/exec  Works in a child as anywhere else.
+ */
+int session_lock_path(const char *dir, const char *session, char *path, size_t path_size);
+
+/**
+ * The library's version, "MAJOR.MINOR.PATCH", in static storage: never freed, never NULL.
+ *
+ * @threads    From any thread, and from a signal handler.
+ * @blocking   No.
+ */
+const char *session_lock_version(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* SESSION_LOCK_H */

@@ -1,0 +1,7 @@
+//! `session-lock`: the lock for shell users.
+
+#![forbid(unsafe_code)]
+
+fn main() {
+    println!("session-lock {}", env!("CARGO_PKG_VERSION"));
+}

@@ -1,0 +1,120 @@
+//! Everything that can go wrong, and the one mapping to an errno.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a call did not do what it was asked to.
+///
+/// The variants that a caller will want to tell apart stand first: they are expected outcomes, not
+/// failures. [`errno`](Error::errno) is what the C functions return (negated).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another holder has the lock (`EWOULDBLOCK`).
+    #[error("{}: locked by another holder", path.display())]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The time ran out before the lock was free (`ETIMEDOUT`).
+    #[error("{}: still locked by another holder when the time ran out", path.display())]
+    TimedOut {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The cancel descriptor became readable or was hung up (`ECANCELED`).
+    #[error("{}: the wait was cancelled", path.display())]
+    Cancelled {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// A signal handler ran in the waiting thread (`EINTR`). Call again with the time that is left.
+    #[error("{}: the wait was interrupted by a signal", path.display())]
+    Interrupted {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The path no longer names the file that is locked: somebody deleted or replaced it, or closed
+    /// the descriptor. Exclusion may have been lost (`ESTALE`).
+    #[error("{}: no longer the file that was locked; exclusion may have been lost", path.display())]
+    Stale {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The lock was acquired by the process that this one was forked from (`EPERM`).
+    #[error("{}: acquired by the process that this one was forked from", path.display())]
+    NotOwner {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// No such handle: never given, or released already (`EBADF`).
+    #[error("no such lock handle: never given, or released already")]
+    BadHandle,
+
+    /// The directory or the lock file is not safe to trust (`EPERM`).
+    #[error("{}: not safe to use: {reason}", path.display())]
+    Untrusted {
+        /// The directory or the file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// The lock file is a symbolic link (`ELOOP`).
+    #[error("{}: is a symbolic link, which is never followed", path.display())]
+    Symlink {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The session's file name would be longer than 255 bytes (`ENAMETOOLONG`).
+    #[error("the session's lock file name would have {length} bytes; at most 255 are possible")]
+    NameTooLong {
+        /// How long the file name would be, in bytes.
+        length: usize,
+    },
+
+    /// An argument that no call could work with (`EINVAL`).
+    #[error("invalid argument: {0}")]
+    InvalidArgument(&'static str),
+
+    /// A system call failed.
+    #[error("{}: {call}: {source}", path.display())]
+    Os {
+        /// The file or directory it was about.
+        path: PathBuf,
+        /// The system call.
+        call: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The errno (positive) that says the same to a C caller.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::Held { .. } => libc::EWOULDBLOCK,
+            Error::TimedOut { .. } => libc::ETIMEDOUT,
+            Error::Cancelled { .. } => libc::ECANCELED,
+            Error::Interrupted { .. } => libc::EINTR,
+            Error::Stale { .. } => libc::ESTALE,
+            Error::NotOwner { .. } | Error::Untrusted { .. } => libc::EPERM,
+            Error::BadHandle => libc::EBADF,
+            Error::Symlink { .. } => libc::ELOOP,
+            Error::NameTooLong { .. } => libc::ENAMETOOLONG,
+            Error::InvalidArgument(_) => libc::EINVAL,
+            // An error without a number would be one of the standard library's own.
+            Error::Os { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}

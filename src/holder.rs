@@ -1,0 +1,429 @@
+//! Who holds a session's lock, without touching the lock.
+//!
+//! The kernel's table (`/proc/locks`) is asked first, and wins. The label in the lock file adds what
+//! the table does not know (when, which command), and only where it is the label of the very
+//! process that the table names: same PID, start time, boot and PID namespace.
+//!
+//! What decides in each situation:
+//!
+//! | the table | the label | the answer |
+//! |---|---|---|
+//! | names a living process | is that process's | held, with all that the label says |
+//! | names a living process | another's, or none | held; the command from `/proc/PID` |
+//! | names a process that is dead, or whose PID is another's now | any | held, orphaned |
+//! | names nobody, and sees everybody | any | free |
+//! | names nobody, but does not see everybody | cleared, or no file | free, not confirmed |
+//! | names nobody, but does not see everybody | of a process that lives, here | held, not confirmed |
+//! | names nobody, but does not see everybody | anything else | unknown |
+//!
+//! The table *sees everybody* in the initial PID namespace with its own `/proc`, for a filesystem
+//! whose locks the local kernel keeps. Elsewhere a holder can be missing from it: one outside the
+//! PID namespace, on another host, or one whose lock a filesystem in user space keeps to itself.
+//! (`hidepid` hides processes, not the table: then it is complete, but names no commands.)
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use crate::error::Error;
+use crate::label::{self, Label};
+use crate::name::{self, LockFile};
+use crate::procfs::{self, Life, Process};
+use crate::sys::{self, FileId, Stat};
+
+/// Whether a session is locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Somebody holds the lock.
+    Held,
+    /// It cannot be known from here.
+    #[default]
+    Unknown,
+    /// Nobody holds the lock: only said when it is known.
+    Free,
+}
+
+/// Who holds a session's lock. The answer can be out of date when it arrives: never gate on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Whether there is one.
+    pub state: State,
+    /// Who took the lock, as seen from the caller's PID namespace; `None` if not visible there.
+    pub pid: Option<u32>,
+    /// The process that took the lock is dead, and one that it started still holds it: see
+    /// [`keepers`].
+    pub orphaned: bool,
+    /// The kernel's lock table says so; otherwise only the label in the file does.
+    pub confirmed: bool,
+    /// When, in milliseconds since the Unix epoch; `None` if unknown.
+    pub acquired_at_ms: Option<i64>,
+    /// The holder's command line, at most 63 bytes; empty if unknown. Any bytes: written by another
+    /// process, perhaps another user's.
+    pub command: OsString,
+    /// The holder's host, at most 63 bytes; empty if unknown.
+    pub host: OsString,
+}
+
+/// A session of a directory, as [`list`] finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Session {
+    /// The session's name, decoded from its file's.
+    pub name: OsString,
+    /// Who holds it.
+    pub holder: Holder,
+}
+
+/// A process that has a descriptor of the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Keeper {
+    /// Its PID, as seen in `/proc`.
+    pub pid: u32,
+    /// Its command line; empty if unknown.
+    pub command: OsString,
+}
+
+/// Who holds the session's lock? Makes no `flock` call, takes nothing, creates nothing, and needs
+/// no permission but to search the directory. A session that nobody ever locked is free.
+///
+/// # Errors
+///
+/// [`Error::Symlink`] if the lock file is a symbolic link; [`Error::InvalidArgument`],
+/// [`Error::NameTooLong`]; [`Error::Os`] if the path cannot be looked at.
+///
+/// # Examples
+///
+/// ```
+/// use session_lock::{SessionLock, State, holder};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = Some(dir.path());
+/// let lock = SessionLock::acquire(dir, "nightly-build")?;
+/// let holder = holder(dir, "nightly-build")?;
+/// assert_eq!(holder.state, State::Held);
+/// assert_eq!(holder.pid, Some(std::process::id()));
+/// # Ok::<(), session_lock::Error>(())
+/// ```
+pub fn holder(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Holder, Error> {
+    let file = LockFile::new(dir, session.as_ref())?;
+    let Some(stat) = look(&file)? else {
+        let confirmed = View::new(Place::of(file.dir())).sees_everybody;
+        return Ok(Holder { state: State::Free, confirmed, ..Holder::default() });
+    };
+    let view = || View::new(Place::of(&file.path));
+    let holder = view().judge(&file.path, &stat);
+    // A process that died after the table was read looks like one whose lock lives on: look again.
+    if holder.orphaned { Ok(view().judge(&file.path, &stat)) } else { Ok(holder) }
+}
+
+/// Every session that has a lock file in the directory (`dir` as in [`holder`]): held ones first,
+/// then by name. A missing directory has none. The kernel's table is read once for all of them.
+///
+/// # Errors
+///
+/// [`Error::Os`] if the directory cannot be read, [`Error::InvalidArgument`].
+pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
+    let dir = name::directory(dir)?;
+    let failed = |call, source| Error::Os { path: dir.clone(), call, source };
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("open", error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("getdents64", error))?;
+        let Some(name) = name::session(&entry.file_name()) else { continue };
+        let path = CString::new(entry.path().into_os_string().into_vec()).unwrap_or_default();
+        match sys::lstat(&path) {
+            Ok(stat) if stat.is_file() => files.push((name, path, stat)),
+            _ => {}
+        }
+    }
+    let place = Place::of(&CString::new(dir.as_os_str().as_bytes()).unwrap_or_default());
+    let mut view = View::new(place);
+    let mut again = None;
+    let judge = |(name, path, stat): (OsString, CString, Stat)| {
+        let mut holder = view.judge(&path, &stat);
+        if holder.orphaned {
+            holder = again.get_or_insert_with(|| View::new(place)).judge(&path, &stat);
+        }
+        Session { name, holder }
+    };
+    let mut sessions: Vec<Session> = files.into_iter().map(judge).collect();
+    sessions.sort_by(|a, b| (a.holder.state, &a.name).cmp(&(b.holder.state, &b.name)));
+    Ok(sessions)
+}
+
+/// The processes that have a descriptor of the session's lock, as far as they may be looked at: for
+/// an orphaned lock, those that keep it. Reads the descriptors of every process: not fast.
+///
+/// # Errors
+///
+/// As [`holder`].
+pub fn keepers(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Vec<Keeper>, Error> {
+    let file = LockFile::new(dir, session.as_ref())?;
+    let Some(stat) = look(&file)? else { return Ok(Vec::new()) };
+    let (pids, _) = pids_of_keepers(stat.id);
+    let command = |pid| procfs::command(Process::Pid(pid)).unwrap_or_default();
+    Ok(pids.into_iter().map(|pid| Keeper { pid, command: text(&command(pid)) }).collect())
+}
+
+/// The lock file, if there is one.
+fn look(file: &LockFile) -> Result<Option<Stat>, Error> {
+    match sys::lstat(&file.path) {
+        Ok(stat) if stat.is_symlink() => Err(Error::Symlink { path: file.path() }),
+        Ok(stat) => Ok(Some(stat)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(file.failed("lstat", error)),
+    }
+}
+
+/// And whether every process could be looked at.
+fn pids_of_keepers(file: FileId) -> (Vec<u32>, bool) {
+    let mut complete = true;
+    let mut pids = procfs::processes();
+    pids.retain(|&pid| match procfs::has_locked(pid, file) {
+        Ok(locked) => locked,
+        Err(error) => {
+            complete &= error.kind() == io::ErrorKind::NotFound;
+            false
+        }
+    });
+    (pids, complete)
+}
+
+fn text(bytes: &[u8]) -> OsString {
+    OsString::from_vec(label::cut(bytes, 63).to_vec())
+}
+
+// --------------------------------------------------------------------------------- the lock file
+
+/// How the kernel's table names the files of a filesystem.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The table's device, where it is not the one that `stat` gives.
+    device: Option<u64>,
+    /// The local kernel keeps all locks on it.
+    local: bool,
+    /// Two files of it can have the same device and inode in the table.
+    ambiguous: bool,
+}
+
+impl Place {
+    fn of(path: &CStr) -> Place {
+        const EXT: u32 = 0xEF53;
+        const XFS: u32 = 0x5846_5342;
+        const TMPFS: u32 = 0x0102_1994;
+        const BTRFS: u32 = 0x9123_683E;
+        /// Overlayfs, ramfs, f2fs, zfs, bcachefs, jfs, nilfs2, reiserfs, vfat, exfat, ntfs3, squashfs,
+        /// erofs, iso9660.
+        const OTHER_LOCAL: [u32; 14] = [
+            0x794C_7630,
+            0x8584_58F6,
+            0xF2F5_2010,
+            0x2FC1_2FC1,
+            0xCA45_1A4E,
+            0x3153_464A,
+            0x3434,
+            0x5265_4973,
+            0x4D44,
+            0x2011_BAB0,
+            0x7366_746E,
+            0x7371_7368,
+            0xE0F5_E1E2,
+            0x9660,
+        ];
+        let kind = sys::filesystem_type(path).unwrap_or(0);
+        // A stat on btrfs and overlayfs gives a device of its own for each subvolume or layer; the
+        // table has the mount's. For the three most common ones there is nothing to look up.
+        let device = match kind {
+            EXT | XFS | TMPFS => None,
+            _ => sys::mount_id(path).and_then(procfs::mount_device).ok().flatten(),
+        };
+        // Without such a list a filesystem that is new, or kept by another host, would count as
+        // local: the answer "free" must not come from not knowing it.
+        let local = matches!(kind, EXT | XFS | TMPFS | BTRFS) || OTHER_LOCAL.contains(&kind);
+        Place { device, local, ambiguous: kind == BTRFS }
+    }
+
+    fn in_table(&self, file: FileId) -> FileId {
+        FileId { dev: self.device.unwrap_or(file.dev), ino: file.ino }
+    }
+}
+
+fn read_label(path: &CStr, stat: &Stat) -> Label {
+    if !stat.is_file() {
+        return Label::Unreadable;
+    }
+    sys::open(path, libc::O_RDONLY, 0)
+        .map_or(Label::Unreadable, |file| Label::read(File::from(file)))
+}
+
+// ------------------------------------------------------------------------------- what we can see
+
+/// What this process can see of the others, at one moment.
+struct View {
+    place: Place,
+    /// Who took each lock, numbered as in the mounted `/proc`.
+    takers: HashMap<FileId, Vec<u32>>,
+    sees_everybody: bool,
+    /// The PID namespace of this process; 0 if unknown.
+    pidns: u64,
+    /// `/proc` is mounted for that namespace: its numbers are ours.
+    own_proc: bool,
+    /// The processes that were looked at.
+    lives: HashMap<u32, Option<Life>>,
+    boot: Option<String>,
+}
+
+impl View {
+    fn new(place: Place) -> View {
+        let table = procfs::locks();
+        let pidns = procfs::pid_namespace(Process::Me).unwrap_or(0);
+        let own_proc = procfs::own_number() == Some(sys::process_id());
+        let initial = pidns == procfs::INITIAL_PID_NAMESPACE && own_proc;
+        let sees_everybody = table.is_ok() && initial && place.local;
+        let mut takers: HashMap<FileId, Vec<u32>> = HashMap::new();
+        for lock in table.unwrap_or_default() {
+            takers.entry(lock.file).or_default().push(lock.pid);
+        }
+        let lives = HashMap::new();
+        View { place, takers, sees_everybody, pidns, own_proc, lives, boot: None }
+    }
+
+    fn judge(&mut self, path: &CStr, stat: &Stat) -> Holder {
+        let mut takers = self.takers.get(&self.place.in_table(stat.id)).cloned();
+        let mut sees_everybody = self.sees_everybody;
+        if self.place.ambiguous && takers.is_some() {
+            // The lock may be on another subvolume's file. The descriptors tell.
+            let (keepers, complete) = pids_of_keepers(stat.id);
+            if keepers.is_empty() {
+                takers = None;
+                sees_everybody &= complete;
+            }
+        }
+        match takers {
+            Some(takers) => self.held(&takers, &read_label(path, stat), stat.id),
+            None if sees_everybody => {
+                Holder { state: State::Free, confirmed: true, ..Holder::default() }
+            }
+            None => self.by_label(&read_label(path, stat)),
+        }
+    }
+
+    /// The table names who took the lock.
+    fn held(&mut self, takers: &[u32], label: &Label, file: FileId) -> Holder {
+        let label = match label {
+            Label::Holder(label) => Some(label),
+            _ => None,
+        };
+        // Several hold a shared lock: the one who is labelled, or else one who lives.
+        let labelled = takers.iter().find(|&&pid| label.is_some_and(|l| self.is_label_of(l, pid)));
+        let pid = match labelled {
+            Some(&pid) => pid,
+            None => {
+                let mut lives = |pid| self.life(pid).is_some_and(|life| !life.zombie);
+                takers.iter().copied().find(|&pid| lives(pid)).unwrap_or(takers[0])
+            }
+        };
+        let mut label = label.filter(|_| labelled.is_some());
+        let alive = match self.life(pid) {
+            Some(life) if life.zombie => false,
+            // The label is of an earlier process with this PID. Either that one took the lock and a
+            // child of it keeps it, or this one took it, and wrote no label.
+            Some(life) if label.is_some_and(|label| label.start != life.start) => {
+                let holds = procfs::has_locked(pid, file).unwrap_or(true);
+                if holds {
+                    label = None;
+                }
+                holds
+            }
+            Some(_) => true,
+            // With `hidepid` a living process is not in `/proc`.
+            None => self.own_proc && sys::process_exists(pid),
+        };
+        let mut holder = Holder {
+            state: State::Held,
+            pid: self.own_pid(pid),
+            orphaned: !alive,
+            confirmed: true,
+            ..Holder::default()
+        };
+        if let Some(label) = label {
+            holder.describe(label);
+        } else {
+            if alive {
+                holder.command = text(&procfs::command(Process::Pid(pid)).unwrap_or_default());
+            }
+            holder.host = text(&sys::host_name());
+        }
+        holder
+    }
+
+    /// The table names nobody and does not see everybody.
+    fn by_label(&mut self, label: &Label) -> Holder {
+        let mut holder = Holder::default();
+        match label {
+            Label::Cleared => holder.state = State::Free,
+            Label::Unreadable => {}
+            Label::Holder(label) => {
+                holder.describe(label);
+                if label.pidns == self.pidns && self.is_this_boot(label) {
+                    holder.pid = Some(label.pid);
+                    let life = if self.own_proc { self.life(label.pid) } else { None };
+                    if life.is_some_and(|life| !life.zombie && life.start == label.start) {
+                        holder.state = State::Held;
+                    }
+                }
+            }
+        }
+        holder
+    }
+
+    /// Whether the label was written by a process with the number `pid` (perhaps an earlier one).
+    fn is_label_of(&mut self, label: &label::Holder, pid: u32) -> bool {
+        if !self.is_this_boot(label) {
+            return false;
+        }
+        if self.own_proc && label.pidns == self.pidns {
+            return label.pid == pid;
+        }
+        let process = Process::Pid(pid);
+        procfs::pid_namespace(process).is_ok_and(|pidns| pidns == label.pidns)
+            && procfs::innermost_pid(process) == Some(label.pid)
+    }
+
+    fn is_this_boot(&mut self, label: &label::Holder) -> bool {
+        let boot = self.boot.get_or_insert_with(|| procfs::boot_id().unwrap_or_default());
+        !boot.is_empty() && *boot == label.boot
+    }
+
+    fn life(&mut self, pid: u32) -> Option<Life> {
+        *self.lives.entry(pid).or_insert_with(|| procfs::life(Process::Pid(pid)).ok())
+    }
+
+    /// A number of the mounted `/proc` as this process would see it.
+    fn own_pid(&self, pid: u32) -> Option<u32> {
+        if self.own_proc {
+            return Some(pid);
+        }
+        let process = Process::Pid(pid);
+        let here = procfs::pid_namespace(process).is_ok_and(|pidns| pidns == self.pidns);
+        if here { procfs::innermost_pid(process) } else { None }
+    }
+}
+
+impl Holder {
+    fn describe(&mut self, label: &label::Holder) {
+        self.acquired_at_ms = Some(label.acquired_ms).filter(|&ms| ms > 0);
+        self.command = text(&label.command);
+        self.host = text(&label.host);
+    }
+}

@@ -1,0 +1,232 @@
+//! What `/proc` says: of a process, and of the kernel's table of locks. Nothing is judged here.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::str;
+
+use crate::sys::FileId;
+
+/// The inode number of the initial PID namespace, the same on every Linux.
+pub(crate) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// How a process is named in a path below `/proc`.
+#[derive(Clone, Copy)]
+pub(crate) enum Process {
+    Me,
+    Pid(u32),
+}
+
+impl Process {
+    fn file(self, name: &str) -> PathBuf {
+        match self {
+            Process::Me => PathBuf::from(format!("/proc/self/{name}")),
+            Process::Pid(pid) => PathBuf::from(format!("/proc/{pid}/{name}")),
+        }
+    }
+}
+
+/// The parts of `/proc/PID/stat` that tell one life of a PID from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    /// In clock ticks since boot.
+    pub start: u64,
+    /// Has ended, but its parent has not asked for its status.
+    pub zombie: bool,
+    pub parent: u32,
+}
+
+pub(crate) fn life(process: Process) -> io::Result<Life> {
+    let text = fs::read(process.file("stat"))?;
+    parse_life(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn parse_life(text: &[u8]) -> Option<Life> {
+    // The command, in parentheses, may itself contain parentheses, blanks and line feeds.
+    let end = text.iter().rposition(|&byte| byte == b')')?;
+    let fields = str::from_utf8(&text[end + 1..]).ok()?;
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    // Field 3, the state, is the first one here.
+    let field = |number: usize| fields.get(number - 3).copied();
+    let threads: i64 = field(20)?.parse().ok()?;
+    Some(Life {
+        start: field(22)?.parse().ok()?,
+        // A process whose first thread has ended is a zombie to look at, but it lives on.
+        zombie: matches!(field(3)?, "Z" | "X" | "x") && threads <= 1,
+        parent: field(4)?.parse().ok()?,
+    })
+}
+
+/// The command line, its words separated by blanks, without the directory of the program; or else
+/// the short name that a kernel thread or a zombie has.
+pub(crate) fn command(process: Process) -> io::Result<Vec<u8>> {
+    let mut line = fs::read(process.file("cmdline"))?;
+    while line.last().is_some_and(|&byte| byte == 0 || byte == b' ') {
+        line.pop();
+    }
+    if line.is_empty() {
+        let mut name = fs::read(process.file("comm"))?;
+        if name.last() == Some(&b'\n') {
+            name.pop();
+        }
+        return Ok(name);
+    }
+    let program = line.iter().position(|&byte| byte == 0).unwrap_or(line.len());
+    let directory = line[..program].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
+    line.drain(..directory);
+    for byte in &mut line {
+        if *byte == 0 {
+            *byte = b' ';
+        }
+    }
+    Ok(line)
+}
+
+/// The inode of a process's PID namespace.
+pub(crate) fn pid_namespace(process: Process) -> io::Result<u64> {
+    Ok(fs::metadata(process.file("ns/pid"))?.ino())
+}
+
+/// A process's number in its own, innermost PID namespace.
+pub(crate) fn innermost_pid(process: Process) -> Option<u32> {
+    let status = fs::read_to_string(process.file("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_ascii_whitespace().next_back()?.parse().ok()
+}
+
+pub(crate) fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+}
+
+/// The number that the mounted `/proc` knows this process by; differs from `getpid` where it was
+/// mounted for another PID namespace.
+pub(crate) fn own_number() -> Option<u32> {
+    fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
+}
+
+/// All processes that are visible.
+pub(crate) fn processes() -> Vec<u32> {
+    let Ok(directory) = fs::read_dir("/proc") else { return Vec::new() };
+    directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether a process has a descriptor that holds a `flock` on the file; an error where we may not
+/// look.
+pub(crate) fn has_locked(pid: u32, file: FileId) -> io::Result<bool> {
+    for entry in fs::read_dir(Process::Pid(pid).file("fd"))? {
+        let number = entry?.file_name();
+        let Some(number) = number.to_str() else { continue };
+        // Follows the link: the file behind the descriptor, under whatever name it is now.
+        let Ok(stat) = fs::metadata(Process::Pid(pid).file(&format!("fd/{number}"))) else {
+            continue;
+        };
+        if (FileId { dev: stat.dev(), ino: stat.ino() }) != file {
+            continue;
+        }
+        let info = fs::read_to_string(Process::Pid(pid).file(&format!("fdinfo/{number}")));
+        let locked = |line: &str| line.starts_with("lock:") && line.contains(" FLOCK ");
+        if info.is_ok_and(|info| info.lines().any(locked)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The device of a mount, from `/proc/self/mountinfo`.
+pub(crate) fn mount_device(mount: u64) -> io::Result<Option<u64>> {
+    let text = fs::read(Process::Me.file("mountinfo"))?;
+    Ok(text.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = str::from_utf8(line.get(..line.len().min(64))?).ok()?.split(' ');
+        if fields.next()?.parse() != Ok(mount) {
+            return None;
+        }
+        let (major, minor) = fields.nth(1)?.split_once(':')?;
+        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+    }))
+}
+
+/// Who took a `flock`, and on what; as the kernel numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KernelLock {
+    pub pid: u32,
+    pub file: FileId,
+}
+
+/// Every `flock` that is held (not those that are waited for), from `/proc/locks`.
+///
+/// The kernel gives a consistent view of about 70 lines at a time: between two pieces of a longer
+/// table it lets others take and release, and a lock that is held all the while can slip from one
+/// piece to the other. So a longer table is read twice: what is in neither reading is not held.
+pub(crate) fn locks() -> io::Result<Vec<KernelLock>> {
+    let mut text = Vec::new();
+    let pieces = read_locks(&mut text)?;
+    if pieces > 1 {
+        read_locks(&mut text)?;
+    }
+    Ok(text.split(|&byte| byte == b'\n').filter_map(parse_lock).collect())
+}
+
+fn read_locks(text: &mut Vec<u8>) -> io::Result<usize> {
+    let mut file = File::open("/proc/locks")?;
+    for pieces in 0.. {
+        let end = text.len();
+        text.resize(end + 16 * 1024, 0);
+        let read = file.read(&mut text[end..])?;
+        text.truncate(end + read);
+        if read == 0 {
+            return Ok(pieces);
+        }
+    }
+    unreachable!("the loop above ends only by returning")
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.
+fn parse_lock(line: &[u8]) -> Option<KernelLock> {
+    let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace();
+    if fields.nth(1)? != "FLOCK" {
+        return None;
+    }
+    let pid = fields.nth(2)?.parse().ok()?;
+    let mut file = fields.next()?.split(':');
+    let major = u32::from_str_radix(file.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(file.next()?, 16).ok()?;
+    let ino = file.next()?.parse().ok()?;
+    Some(KernelLock { pid, file: FileId { dev: libc::makedev(major, minor), ino } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_cannot_shift_the_fields_behind_it() {
+        let text = b"42 (a) Z 1 (x\n) S 7 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 9876 0 0";
+        assert_eq!(parse_life(text), Some(Life { start: 9876, zombie: false, parent: 7 }));
+        assert_eq!(parse_life(b"42 (a"), None);
+        assert_eq!(parse_life(b"42 (a) S"), None);
+    }
+
+    #[test]
+    fn only_a_process_without_living_threads_is_a_zombie() {
+        let stat = |threads| format!("42 (a) Z 7 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 {threads} 0 5 0");
+        assert!(parse_life(stat(1).as_bytes()).unwrap().zombie);
+        assert!(!parse_life(stat(2).as_bytes()).unwrap().zombie);
+    }
+
+    #[test]
+    fn waiters_and_other_kinds_of_lock_are_not_holders() {
+        let holder = b"1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF";
+        let expected =
+            KernelLock { pid: 1234, file: FileId { dev: libc::makedev(0xfd, 1), ino: 5678 } };
+        assert_eq!(parse_lock(holder), Some(expected));
+        assert_eq!(parse_lock(b"1: -> FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
+        assert_eq!(parse_lock(b"2: POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
+        assert_eq!(parse_lock(b"3: OFDLCK ADVISORY  WRITE -1 fd:01:5678 0 EOF"), None);
+        for end in 0..holder.len() {
+            let _ = parse_lock(&holder[..end]);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! A blocked `flock` with a deadline and a cancel descriptor.
+//!
+//! `flock(2)` has no timeout. Polling loses against everybody who waits in the kernel's queue, and a
+//! signal that interrupts the call would belong to the host program. So a helper thread blocks in
+//! `flock`, and the caller waits for three things at once: the thread's word that it has got the
+//! lock, the cancel descriptor, the deadline. Nothing wakes up before one of them happens.
+//!
+//! What makes it sound:
+//!
+//! * The lock belongs to the open file description, not to the thread: what the thread gets, the
+//!   caller has.
+//! * When the caller gives up, it cancels the thread *asynchronously*, for `flock` is no
+//!   cancellation point. The cancellation may race the grant, and then the lock is on the
+//!   description and nobody was told. So, once the thread is gone, the caller tries once more on the
+//!   same description: a grant is neither lost nor taken twice.
+//! * The thread runs no signal handler of the host program: all signals are blocked in it, from
+//!   before its first instruction.
+//! * Its frame has no destructor that the cancellation would have to run, and it allocates nothing
+//!   while it can be cancelled. What it shares with the caller is reference counted, and its own
+//!   reference is dropped by the destructor of a thread-specific key, which runs however it ends.
+//! * Where a blocked `flock` cannot be interrupted (some filesystems in user space), the thread is
+//!   left to itself after [`PATIENCE`]. The caller closes the descriptor; should the lock be granted
+//!   later, it goes with the description's last reference, which is the thread's own call.
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::sys::unwinding::{self, PTHREAD_CANCEL_ASYNCHRONOUS, PTHREAD_CANCEL_DISABLE};
+use crate::sys::{self, Thread, ThreadExit};
+use crate::table::Descriptor;
+
+/// How long a cancelled thread may take to end. Where it can be interrupted it takes less than a
+/// millisecond; the caller must not be later than 10 ms where it cannot.
+const PATIENCE: Duration = Duration::from_millis(8);
+
+/// Between two tries where no thread can be started.
+const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(5));
+
+/// When to give up.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Limits<'a> {
+    /// `None`: never.
+    pub deadline: Option<Instant>,
+    /// Give up when it becomes readable or is hung up.
+    pub cancel: Option<BorrowedFd<'a>>,
+}
+
+/// Why a wait ended without the lock.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    TimedOut,
+    Cancelled,
+    Interrupted,
+    /// The cancel descriptor is not open.
+    BadCancel,
+    Failed(&'static str, io::Error),
+}
+
+/// Waits for the exclusive lock on the description of `fd`.
+pub(crate) fn lock(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
+    if limits.deadline.is_none() && limits.cancel.is_none() {
+        return sys::flock_blocking(fd.fd()).map_err(flock_failed);
+    }
+    if limits.cancel.is_some() {
+        // Looked at first, so that a cancelled caller gets no lock, and a bad one an answer.
+        limits.poll(None, Some(Duration::ZERO))?;
+    }
+    if try_once(fd)? {
+        return Ok(());
+    }
+    if limits.left() == Some(Duration::ZERO) {
+        return Err(Stop::TimedOut);
+    }
+    match Blocked::start(fd) {
+        Ok(blocked) => blocked.wait(fd, limits),
+        // No thread (RLIMIT_NPROC) or no descriptor for it.
+        Err(_) => lock_by_polling(fd, limits),
+    }
+}
+
+fn flock_failed(error: io::Error) -> Stop {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Stop::Interrupted,
+        _ => Stop::Failed("flock", error),
+    }
+}
+
+fn try_once(fd: &Descriptor) -> Result<bool, Stop> {
+    sys::try_flock(fd.fd()).map_err(flock_failed)
+}
+
+impl Limits<'_> {
+    fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Waits for `done`, at most for `timeout`; whether it came. An error is a reason to give up.
+    fn poll(&self, done: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> Result<bool, Stop> {
+        match sys::poll([done, self.cancel], timeout) {
+            Ok([done, _]) if done.event => Ok(true),
+            Ok([_, cancel]) if cancel.invalid => Err(Stop::BadCancel),
+            Ok([_, cancel]) if cancel.event => Err(Stop::Cancelled),
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Stop::Interrupted),
+            Err(error) => Err(Stop::Failed("ppoll", error)),
+        }
+    }
+}
+
+/// Growing sleeps: the last resort, still obeying deadline, cancellation and signals.
+fn lock_by_polling(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
+    let (mut nap, longest) = NAPS;
+    loop {
+        let left = limits.left();
+        let slept = limits.poll(None, Some(left.map_or(nap, |left| nap.min(left))));
+        if try_once(fd)? {
+            return Ok(());
+        }
+        slept?;
+        if left == Some(Duration::ZERO) {
+            return Err(Stop::TimedOut);
+        }
+        nap = (nap * 2).min(longest);
+    }
+}
+
+// --------------------------------------------------------------------------------------- thread
+
+/// What the caller and the thread both need; gone when both are done with it.
+struct Shared {
+    lock: RawFd,
+    /// An eventfd: the thread has an answer.
+    done: Descriptor,
+    /// [`PENDING`], 0 for granted, or an errno.
+    answer: AtomicI32,
+}
+
+const PENDING: i32 = -1;
+
+/// Drops the thread's reference to [`Shared`], also when it is cancelled.
+static EXIT: ThreadExit = ThreadExit::new();
+
+extern "C" fn init_exit() {
+    EXIT.create(drop_shared);
+}
+
+/// # Safety
+///
+/// `shared` came from `Arc::into_raw`, and this takes that reference.
+unsafe extern "C" fn drop_shared(shared: *mut c_void) {
+    // SAFETY: see above; the key's destructor runs once for the thread.
+    drop(unsafe { Arc::from_raw(shared.cast_const().cast::<Shared>()) });
+}
+
+/// A thread that is blocked in `flock`, seen from its caller.
+struct Blocked {
+    thread: Thread,
+    shared: Arc<Shared>,
+    owner: u32,
+}
+
+impl Blocked {
+    fn start(fd: &Descriptor) -> io::Result<Blocked> {
+        EXIT.ready(init_exit)?;
+        let done = Descriptor::open_other(sys::eventfd)?;
+        let answer = AtomicI32::new(PENDING);
+        let shared = Arc::new(Shared { lock: fd.number(), done, answer });
+        let argument = Arc::into_raw(Arc::clone(&shared)).cast_mut().cast::<c_void>();
+        match Thread::spawn(block_in_flock, argument) {
+            Ok(thread) => Ok(Blocked { thread, shared, owner: sys::process_id() }),
+            Err(error) => {
+                // SAFETY: from `Arc::into_raw` above, and no thread has taken it.
+                unsafe { drop_shared(argument) };
+                Err(error)
+            }
+        }
+    }
+
+    fn wait(self, fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
+        let stop = loop {
+            let left = limits.left();
+            match limits.poll(Some(self.shared.done.fd()), left) {
+                Ok(true) => {
+                    // It has nothing left to do but to end, so this does not wait.
+                    self.thread.join();
+                    return match self.shared.answer.load(Ordering::Acquire) {
+                        0 => Ok(()),
+                        errno => Err(flock_failed(io::Error::from_raw_os_error(errno))),
+                    };
+                }
+                Ok(false) if left == Some(Duration::ZERO) => break Stop::TimedOut,
+                Ok(false) => {}
+                Err(stop) => break stop,
+            }
+        };
+        if self.owner != sys::process_id() {
+            // A signal handler has forked, and this is the child: neither thread nor lock is here.
+            return Err(Stop::Interrupted);
+        }
+        self.thread.cancel();
+        if self.thread.join_within(PATIENCE) && try_once(fd)? {
+            return Ok(());
+        }
+        Err(stop)
+    }
+}
+
+/// The thread. Whatever stands here must have no destructor, and allocate nothing.
+extern "C-unwind" fn block_in_flock(argument: *mut c_void) -> *mut c_void {
+    EXIT.set(argument);
+    // SAFETY: from `Arc::into_raw`; this thread's reference lives until the key's destructor runs,
+    // after this function.
+    let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
+    let mut errno = 0;
+    // SAFETY: a null pointer is allowed. From here to the call's counterpart below, this thread
+    // holds nothing that being cut off anywhere could leave half done.
+    unsafe { unwinding::pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, ptr::null_mut()) };
+    // The descriptor cannot have become another file's: the caller closes it only after it has
+    // cancelled this thread, and then the line above does not return.
+    loop {
+        // SAFETY: no memory is involved.
+        if unsafe { unwinding::flock(shared.lock, libc::LOCK_EX) } == 0 {
+            break;
+        }
+        // SAFETY: takes nothing and cannot fail.
+        let location = unsafe { libc::__errno_location() };
+        // SAFETY: errno's address is this thread's own, and valid while it runs.
+        errno = unsafe { *location };
+        if errno != libc::EINTR {
+            break;
+        }
+        errno = 0;
+    }
+    // SAFETY: a null pointer is allowed.
+    unsafe { unwinding::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, ptr::null_mut()) };
+    shared.answer.store(errno, Ordering::Release);
+    sys::signal(shared.done.number());
+    ptr::null_mut()
+}

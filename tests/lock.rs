@@ -1,0 +1,51 @@
+//! The life of a lock, in one process and between two.
+
+mod support;
+
+use std::path::Path;
+
+use session_lock::{Error, SessionLock, State, holder};
+use support::{Actor, Stage};
+
+#[test]
+fn role() {
+    support::play(&[("holder", hold)]);
+}
+
+/// Holds `args[1]` in the directory `args[0]` until told to let go.
+fn hold(stage: &mut Stage) {
+    let lock = SessionLock::acquire(Some(Path::new(&stage.args[0])), &stage.args[1]).unwrap();
+    stage.say("held");
+    if stage.next().is_some() {
+        lock.release().unwrap();
+        stage.say("released");
+        while stage.next().is_some() {}
+    }
+}
+
+#[test]
+fn one_holds_it_the_other_is_told() {
+    let dir = support::scratch();
+    let dir = dir.path();
+    let mut other = Actor::start("holder", &[dir.to_str().unwrap(), "s"]);
+    other.hear("held");
+    assert!(matches!(SessionLock::acquire(Some(dir), "s"), Err(Error::Held { .. })));
+    assert_eq!(holder(Some(dir), "s").unwrap().pid, Some(other.pid()));
+    other.say("release");
+    other.hear("released");
+    let lock = SessionLock::acquire(Some(dir), "s").unwrap();
+    lock.check().unwrap();
+    lock.release().unwrap();
+    assert_eq!(holder(Some(dir), "s").unwrap().state, State::Free);
+    other.finish();
+}
+
+#[test]
+fn a_killed_holder_holds_nothing() {
+    let dir = support::scratch();
+    let dir = dir.path();
+    let mut other = Actor::start("holder", &[dir.to_str().unwrap(), "s"]);
+    other.hear("held");
+    other.kill();
+    SessionLock::acquire(Some(dir), "s").unwrap().release().unwrap();
+}
