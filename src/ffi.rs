@@ -174,8 +174,9 @@ impl session_lock_holder_info {
 /// Takes a session's lock if it is free; does not wait.
 ///
 /// @param dir      The directory of the lock files. NULL: $SESSION_LOCK_DIR (ignored in a
-///                 set-user-ID program), or else /tmp/session-lock-<effective uid>. A missing
-///                 directory is created, parents too, with mode 0700. Borrowed for the call.
+///                 set-user-ID program), or else /tmp/session-lock-UID with the effective user
+///                 ID. A missing directory is created, parents too, with mode 0700. Borrowed for
+///                 the call.
 /// @param session  The session's name: any bytes but NUL, at least one. Borrowed for the call.
 /// @param lock     Where the handle goes; set to 0 before anything can fail. Not NULL.
 ///

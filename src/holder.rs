@@ -122,7 +122,7 @@ pub fn holder(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Holder, 
     if holder.orphaned { Ok(view().judge(&file.path, &stat)) } else { Ok(holder) }
 }
 
-/// Every session that has a lock file in the directory (`dir` as in [`holder`]): held ones first,
+/// Every session that has a lock file in the directory (`dir` as in [`holder()`]): held ones first,
 /// then by name. A missing directory has none. The kernel's table is read once for all of them.
 ///
 /// # Errors
@@ -166,7 +166,7 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
 ///
 /// # Errors
 ///
-/// As [`holder`].
+/// As [`holder()`].
 pub fn keepers(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Vec<Keeper>, Error> {
     let file = LockFile::new(dir, session.as_ref())?;
     let Some(stat) = look(&file)? else { return Ok(Vec::new()) };

@@ -24,7 +24,7 @@
 //!   what lets two processes hold "the" lock on two inodes. An unlocked lock file means nothing.
 //! * **What is written in the file is a label.** No decision to acquire, to wait or to give up reads
 //!   it.
-//! * **Asking never disturbs.** [`holder`] and [`list`] read the kernel's lock table; they do not
+//! * **Asking never disturbs.** [`holder()`] and [`list`] read the kernel's lock table; they do not
 //!   take the lock, not even for a moment.
 //! * **The lock belongs to the process that acquired it**, not to its forked children and not to the
 //!   programs that it starts.
