@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::{process, ptr, thread};
 
@@ -231,7 +232,7 @@ impl Reborn {
     }
 
     fn start_now(pid: u32, path: Option<&CStr>) -> Option<Reborn> {
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = UnixStream::pair().unwrap();
         let number = pid as libc::pid_t;
         // SAFETY: zeros are valid for this struct of numbers.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
