@@ -9,17 +9,28 @@
 //! | the table | the label | the answer |
 //! |---|---|---|
 //! | names a living process | is that process's | held, with all that the label says |
-//! | names a living process | another's, or none | held; the command from `/proc/PID` |
-//! | names a process that is dead, or whose PID is another's now | any | held, orphaned |
+//! | names a living process that has the lock open | another's, or none | held; the command from `/proc/PID` |
+//! | names a process that is dead, or a PID that is another process's now | any | held, orphaned |
 //! | names nobody, and sees everybody | any | free |
 //! | names nobody, but does not see everybody | cleared, or no file | free, not confirmed |
 //! | names nobody, but does not see everybody | of a process that lives, here | held, not confirmed |
 //! | names nobody, but does not see everybody | anything else | unknown |
 //!
 //! The table *sees everybody* in the initial PID namespace with its own `/proc`, for a filesystem
-//! whose locks the local kernel keeps. Elsewhere a holder can be missing from it: one outside the
-//! PID namespace, on another host, or one whose lock a filesystem in user space keeps to itself.
-//! (`hidepid` hides processes, not the table: then it is complete, but names no commands.)
+//! whose locks the local kernel keeps. So what decides depends on the place:
+//!
+//! | place | what decides |
+//! |---|---|
+//! | the initial PID namespace, a local filesystem; also in a user namespace | the table |
+//! | the same, with `hidepid` | the table; that a process is dead is known from `kill(2)`, and the command only from the label |
+//! | btrfs, overlayfs with layers on different filesystems | the table, where the mount's device stands; two files of the same number are told apart by the descriptors of those who are named. If these may not be looked at, the label |
+//! | a table longer than a page | both readings of the table, and the descriptors of the process that the label names |
+//! | a PID namespace | the table for holders in it; it hides those outside, and a taker that is dead: then the label, which can only say free or unknown |
+//! | a PID namespace with the outer `/proc` | the table for who holds it (a PID only for those inside), the label for who does not |
+//! | no `/proc`, or one of `subset=pid` | the label: free or unknown |
+//! | FUSE where the kernel keeps the locks | the table for who holds it, the label for who does not |
+//! | FUSE that keeps its locks to itself | the label |
+//! | a network filesystem | the table for holders on this host, the label for the others: free or unknown |
 
 #![forbid(unsafe_code)]
 
@@ -389,11 +400,13 @@ impl View {
             Label::Holder(label) => Some(label),
             _ => None,
         };
-        // Several hold a shared lock: the one who is labelled, or else one who still has it.
+        // Several hold a shared lock, or the table means several files: the one who is labelled, or
+        // else one who still has it, or one who is dead.
         let labelled = takers.iter().find(|&&pid| label.is_some_and(|l| self.is_label_of(l, pid)));
         let mut label = label.filter(|_| labelled.is_some());
         let pid = labelled
             .or_else(|| takers.iter().find(|&&pid| self.is_alive(pid) && self.may_hold(pid, file)))
+            .or_else(|| takers.iter().find(|&&pid| !self.is_alive(pid)))
             .copied()
             .unwrap_or(takers[0]);
         let mut alive = self.is_alive(pid);
