@@ -25,12 +25,12 @@
 //! | the same, with `hidepid` | the table; that a process is dead is known from `kill(2)`, and the command only from the label |
 //! | btrfs, overlayfs with layers on different filesystems | the table, where the mount's device stands; two files of the same number are told apart by the descriptors of those who are named. If these may not be looked at, the label |
 //! | a table longer than a page | both readings of the table, and the descriptors of the process that the label names |
-//! | a PID namespace | the table for holders in it; it hides those outside, and a taker that is dead: then the label, which can only say free or unknown |
+//! | a PID namespace | the table for holders in it; it hides those outside, and a taker that is dead: then the label |
 //! | a PID namespace with the outer `/proc` | the table for who holds it (a PID only for those inside), the label for who does not |
 //! | no `/proc`, or one of `subset=pid` | the label: free or unknown |
 //! | FUSE where the kernel keeps the locks | the table for who holds it, the label for who does not |
 //! | FUSE that keeps its locks to itself | the label |
-//! | a network filesystem | the table for holders on this host, the label for the others: free or unknown |
+//! | a network filesystem | the table for holders on this host, the label for the others |
 
 #![forbid(unsafe_code)]
 
