@@ -27,8 +27,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const ROLE: &str = "SESSION_LOCK_TEST_ROLE";
 /// In front of every line of ours: the test harness writes to the same standard output.
@@ -51,6 +54,13 @@ impl Actor {
         Actor::start_with(role, args, |_| {})
     }
 
+    /// `wrapper` is a command that executes the one which follows its arguments: `strace`, `unshare`.
+    pub fn start_under<S: AsRef<OsStr>>(wrapper: &[&str], role: &str, args: &[S]) -> Actor {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(env::current_exe().unwrap());
+        Actor::start_command(command, role, args)
+    }
+
     /// `prepare` may change the command before it is started: environment, `pre_exec`.
     pub fn start_with<S: AsRef<OsStr>>(
         role: &str,
@@ -58,19 +68,24 @@ impl Actor {
         prepare: impl FnOnce(&mut Command),
     ) -> Actor {
         let mut command = Command::new(env::current_exe().unwrap());
+        prepare(&mut command);
+        Actor::start_command(command, role, args)
+    }
+
+    fn start_command<S: AsRef<OsStr>>(mut command: Command, role: &str, args: &[S]) -> Actor {
         command.args(["role", "--exact", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(format!("{ROLE}_ARGS"), args.len().to_string());
         for (position, arg) in args.iter().enumerate() {
             command.env(format!("{ROLE}_{position}"), arg);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        prepare(&mut command);
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         Actor { child, input, output }
     }
 
+    /// Of the wrapper, if there is one.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -213,4 +228,57 @@ pub fn is_root() -> bool {
 pub fn skip(why: &str) {
     assert!(env::var_os("SESSION_LOCK_REQUIRE_TOOLS").is_none(), "not to be skipped here: {why}");
     eprintln!("skipped: {why}");
+}
+
+/// Polls a state of the kernel that nothing announces. Half a minute is for a machine that is very
+/// busy with other things; the states asked for here come within a millisecond.
+#[track_caller]
+pub fn until(state: &str, mut reached: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !reached() {
+        assert!(start.elapsed() < Duration::from_secs(30), "still not so: {state}");
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// A line of `/proc/locks` about a `flock`, held or waited for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flock {
+    pub pid: u32,
+    pub ino: u64,
+    pub blocked: bool,
+}
+
+pub fn flocks() -> Vec<Flock> {
+    let table = fs::read_to_string("/proc/locks").unwrap();
+    table.lines().filter_map(parse_flock).collect()
+}
+
+fn parse_flock(line: &str) -> Option<Flock> {
+    let (_, lock) = line.split_once(':')?;
+    let lock = lock.trim_start();
+    let blocked = lock.starts_with("->");
+    let mut fields = lock.trim_start_matches("->").split_ascii_whitespace();
+    if fields.next()? != "FLOCK" {
+        return None;
+    }
+    let pid = fields.nth(2)?.parse().ok()?;
+    let ino = fields.next()?.rsplit(':').next()?.parse().ok()?;
+    Some(Flock { pid, ino, blocked })
+}
+
+/// Waits until a process is in the kernel's queue for the file with this inode number.
+#[track_caller]
+pub fn until_blocked(pid: u32, ino: u64) {
+    let queued = Flock { pid, ino, blocked: true };
+    until("the waiter is in the kernel's queue", || flocks().contains(&queued));
+}
+
+pub fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+/// Whether the tests that can run longer shall do so.
+pub fn long() -> bool {
+    env::var_os("SESSION_LOCK_LONG").is_some()
 }
