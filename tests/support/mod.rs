@@ -27,8 +27,12 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const ROLE: &str = "SESSION_LOCK_TEST_ROLE";
 /// In front of every line of ours: the test harness writes to the same standard output.
@@ -213,4 +217,99 @@ pub fn is_root() -> bool {
 pub fn skip(why: &str) {
     assert!(env::var_os("SESSION_LOCK_REQUIRE_TOOLS").is_none(), "not to be skipped here: {why}");
     eprintln!("skipped: {why}");
+}
+
+/// Polls a state of the kernel that nothing announces. Half a minute is for a machine that is very
+/// busy with other things; the states asked for here come within a millisecond.
+#[track_caller]
+pub fn until(state: &str, mut reached: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !reached() {
+        assert!(start.elapsed() < Duration::from_secs(30), "still not so: {state}");
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// A line of `/proc/locks` about a `flock`, held or waited for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flock {
+    pub pid: u32,
+    pub ino: u64,
+    pub blocked: bool,
+}
+
+pub fn flocks() -> Vec<Flock> {
+    let table = fs::read_to_string("/proc/locks").unwrap();
+    table.lines().filter_map(parse_flock).collect()
+}
+
+fn parse_flock(line: &str) -> Option<Flock> {
+    let (_, lock) = line.split_once(':')?;
+    let lock = lock.trim_start();
+    let blocked = lock.starts_with("->");
+    let mut fields = lock.trim_start_matches("->").split_ascii_whitespace();
+    if fields.next()? != "FLOCK" {
+        return None;
+    }
+    let pid = fields.nth(2)?.parse().ok()?;
+    let ino = fields.next()?.rsplit(':').next()?.parse().ok()?;
+    Some(Flock { pid, ino, blocked })
+}
+
+/// Waits until a process is in the kernel's queue for the file with this inode number.
+#[track_caller]
+pub fn until_blocked(pid: u32, ino: u64) {
+    let queued = Flock { pid, ino, blocked: true };
+    until("the waiter is in the kernel's queue", || flocks().contains(&queued));
+}
+
+pub fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+/// A child made by `fork(2)`; to be waited for with [`Forked::ended_well`].
+#[must_use]
+pub struct Forked {
+    pub pid: libc::pid_t,
+}
+
+/// Runs `body` in a child made by `fork(2)`: not in a program of its own, as an [`Actor`] is. A
+/// panic there is a failure of the child.
+pub fn fork(body: impl FnOnce()) -> Forked {
+    // SAFETY: the child runs `body` and ends; with glibc it may allocate even if there were other
+    // threads.
+    fork_with(|| unsafe { libc::fork() }, body)
+}
+
+/// `fork` may be another function of that kind.
+pub fn fork_with(fork: impl FnOnce() -> libc::pid_t, body: impl FnOnce()) -> Forked {
+    let pid = fork();
+    assert_ne!(pid, -1, "fork: {}", io::Error::last_os_error());
+    if pid == 0 {
+        let panicked = panic::catch_unwind(AssertUnwindSafe(body)).is_err();
+        // SAFETY: ends the process; no destructor and no exit handler of the parent's runs.
+        unsafe { libc::_exit(i32::from(panicked)) };
+    }
+    Forked { pid }
+}
+
+impl Forked {
+    #[track_caller]
+    pub fn ended_well(self) {
+        let mut status = 0;
+        loop {
+            // SAFETY: `status` is an int that the call fills.
+            if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } != -1 {
+                break;
+            }
+            let error = io::Error::last_os_error();
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "waitpid: {error}");
+        }
+        assert_eq!(status, 0, "the child failed");
+    }
+}
+
+/// Whether the tests that can run longer shall do so.
+pub fn long() -> bool {
+    env::var_os("SESSION_LOCK_LONG").is_some()
 }
