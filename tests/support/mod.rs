@@ -313,3 +313,28 @@ impl Forked {
 pub fn long() -> bool {
     env::var_os("SESSION_LOCK_LONG").is_some()
 }
+
+/// Tests that each need a process to themselves, because they fork, count descriptors or change what
+/// belongs to the whole process: functions from `&mut Stage`, by name, and then the other roles.
+#[allow(unused_macros, reason = "no test program uses everything")]
+macro_rules! alone {
+    ($($test:ident),* $(,)?; $($role:expr),* $(,)?) => {
+        #[test]
+        fn role() {
+            support::play(&[$((stringify!($test), $test),)* $($role),*]);
+        }
+
+        mod alone {
+            use super::support::Actor;
+
+            $(
+                #[test]
+                fn $test() {
+                    Actor::start(stringify!($test), &[""; 0]).finish();
+                }
+            )*
+        }
+    };
+}
+#[allow(unused_imports, reason = "no test program uses everything")]
+pub(crate) use alone;
