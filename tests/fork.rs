@@ -186,8 +186,7 @@ fn a_child_has_no_descriptor_of_a_lock(_: &mut Stage) {
         assert!(support::open_descriptors().iter().any(|(_, target)| target.contains("eventfd")));
         support::fork(assert_no_lock_descriptors).ended_well();
         support::fork(|| support::fork(assert_no_lock_descriptors).ended_well()).ended_well();
-        // They still wait, and get their turn.
-        assert_eq!(support::flocks().iter().filter(is_blocked).count(), 2);
+        // They get their turn.
         held.release().unwrap();
     });
 
