@@ -157,10 +157,13 @@ pub(crate) fn file_size_limit() -> u64 {
 /// Sets the file offset, which belongs to the open file description; `ESPIPE` for what has none.
 pub(crate) fn set_offset(fd: BorrowedFd<'_>, offset: i64) -> io::Result<()> {
     // SAFETY: no memory is involved.
-    match unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_SET) } {
-        -1 => Err(io::Error::last_os_error()),
-        set if set == offset => Ok(()),
-        // A device like /dev/null takes any offset and keeps none.
+    let set = unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_SET) };
+    if set == offset {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if set == -1 && error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+        // A device like /dev/null takes any offset and keeps none, a disk none beyond its end.
         _ => Err(io::Error::from_raw_os_error(libc::ESPIPE)),
     }
 }

@@ -61,14 +61,19 @@ pub(crate) enum Stop {
     Failed(&'static str, io::Error),
 }
 
+/// A look at the cancel descriptor, to be taken before anything is opened: a cancelled caller gets no
+/// lock, and a number that is not open must not have become that of the lock file.
+pub(crate) fn look(limits: &Limits<'_>) -> Result<(), Stop> {
+    match limits.cancel {
+        Some(_) => limits.poll(None, Some(Duration::ZERO)).map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Waits for the exclusive lock on the description of `fd`.
 pub(crate) fn lock(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
     if limits.deadline.is_none() && limits.cancel.is_none() {
         return sys::flock_blocking(fd.fd()).map_err(flock_failed);
-    }
-    if limits.cancel.is_some() {
-        // Looked at first, so that a cancelled caller gets no lock, and a bad one an answer.
-        limits.poll(None, Some(Duration::ZERO))?;
     }
     if try_once(fd)? {
         return Ok(());

@@ -28,6 +28,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
@@ -230,13 +231,14 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Polls a state of the kernel that nothing announces. Half a minute is for a machine that is very
-/// busy with other things; the states asked for here come within a millisecond.
+/// Polls a state of the kernel that nothing announces. A minute is for a machine that is very busy
+/// with other things; the states asked for here come within a millisecond. (It must be the presence
+/// of something: `/proc/locks` may miss a line of a long table.)
 #[track_caller]
 pub fn until(state: &str, mut reached: impl FnMut() -> bool) {
     let start = Instant::now();
     while !reached() {
-        assert!(start.elapsed() < Duration::from_secs(30), "still not so: {state}");
+        assert!(start.elapsed() < Duration::from_secs(60), "still not so: {state}");
         thread::sleep(Duration::from_micros(200));
     }
 }
@@ -278,7 +280,74 @@ pub fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
 }
 
+/// A child made by `fork(2)`; to be waited for with [`Forked::ended_well`].
+#[must_use]
+pub struct Forked {
+    pub pid: libc::pid_t,
+}
+
+/// Runs `body` in a child made by `fork(2)`: not in a program of its own, as an [`Actor`] is. A
+/// panic there is a failure of the child.
+pub fn fork(body: impl FnOnce()) -> Forked {
+    // SAFETY: the child runs `body` and ends; with glibc it may allocate even if there were other
+    // threads.
+    fork_with(|| unsafe { libc::fork() }, body)
+}
+
+/// `fork` may be another function of that kind.
+pub fn fork_with(fork: impl FnOnce() -> libc::pid_t, body: impl FnOnce()) -> Forked {
+    let pid = fork();
+    assert_ne!(pid, -1, "fork: {}", io::Error::last_os_error());
+    if pid == 0 {
+        let panicked = panic::catch_unwind(AssertUnwindSafe(body)).is_err();
+        // SAFETY: ends the process; no destructor and no exit handler of the parent's runs.
+        unsafe { libc::_exit(i32::from(panicked)) };
+    }
+    Forked { pid }
+}
+
+impl Forked {
+    #[track_caller]
+    pub fn ended_well(self) {
+        let mut status = 0;
+        loop {
+            // SAFETY: `status` is an int that the call fills.
+            if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } != -1 {
+                break;
+            }
+            let error = io::Error::last_os_error();
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "waitpid: {error}");
+        }
+        assert_eq!(status, 0, "the child failed");
+    }
+}
+
 /// Whether the tests that can run longer shall do so.
 pub fn long() -> bool {
     env::var_os("SESSION_LOCK_LONG").is_some()
 }
+
+/// Tests that each need a process to themselves, because they fork, count descriptors or change what
+/// belongs to the whole process: functions from `&mut Stage`, by name, and then the other roles.
+#[allow(unused_macros, reason = "no test program uses everything")]
+macro_rules! alone {
+    ($($test:ident),* $(,)?; $($role:expr),* $(,)?) => {
+        #[test]
+        fn role() {
+            support::play(&[$((stringify!($test), $test),)* $($role),*]);
+        }
+
+        mod alone {
+            use super::support::Actor;
+
+            $(
+                #[test]
+                fn $test() {
+                    Actor::start(stringify!($test), &[""; 0]).finish();
+                }
+            )*
+        }
+    };
+}
+#[allow(unused_imports, reason = "no test program uses everything")]
+pub(crate) use alone;
