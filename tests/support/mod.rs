@@ -30,6 +30,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
+pub mod c;
+
 const ROLE: &str = "SESSION_LOCK_TEST_ROLE";
 /// In front of every line of ours: the test harness writes to the same standard output.
 const MARK: &str = "\u{1}";
@@ -213,4 +215,9 @@ pub fn is_root() -> bool {
 pub fn skip(why: &str) {
     assert!(env::var_os("SESSION_LOCK_REQUIRE_TOOLS").is_none(), "not to be skipped here: {why}");
     eprintln!("skipped: {why}");
+}
+
+/// The one switch for everything that takes longer than an ordinary `cargo test` may.
+pub fn is_long() -> bool {
+    env::var_os("SESSION_LOCK_LONG").is_some_and(|value| value == "1")
 }
