@@ -282,15 +282,17 @@ unsafe extern "C" {
     fn secure_getenv(name: *const c_char) -> *const c_char;
 }
 
-/// Where a thread may be unwound by its asynchronous cancellation, the calls that it makes must be
-/// declared so that they allow it.
+/// What the thread calls that may be unwound by its asynchronous cancellation. Declared as functions
+/// that do not unwind, and they do not: the cancellation comes as a signal, between two instructions.
+/// With `"C-unwind"` the compiler would add a way out of these calls, and under `panic = "abort"` that
+/// way aborts the process.
 pub(crate) mod unwinding {
     use std::ffi::c_int;
 
     pub(crate) const PTHREAD_CANCEL_DISABLE: c_int = 1;
     pub(crate) const PTHREAD_CANCEL_ASYNCHRONOUS: c_int = 1;
 
-    unsafe extern "C-unwind" {
+    unsafe extern "C" {
         pub(crate) fn flock(fd: c_int, operation: c_int) -> c_int;
         pub(crate) fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
         pub(crate) fn pthread_setcanceltype(kind: c_int, old: *mut c_int) -> c_int;
