@@ -49,8 +49,7 @@ static void *fork_all_the_time(void *argument)
 		int status;
 		pthread_mutex_lock(&looking);
 		pid_t pid = fork();
-		if (pid != 0)
-			pthread_mutex_unlock(&looking);
+		pthread_mutex_unlock(&looking);
 		CHECK(pid != -1);
 		if (pid == 0) {
 			for (int number = 0; number < NUMBERS; number++)

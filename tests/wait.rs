@@ -277,6 +277,11 @@ fn races_settle() {
 }
 
 #[test]
+fn a_grant_at_the_last_moment_is_not_lost() {
+    Program::new("wait_grant_at_the_last_moment").run();
+}
+
+#[test]
 fn many_threads_while_others_fork() {
     Program::new("wait_many_threads").run();
 }

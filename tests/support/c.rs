@@ -18,7 +18,7 @@ pub fn build_library(options: &[&str], variables: &[(&str, &str)]) -> PathBuf {
     let mut profile = program.parent().and_then(Path::parent).unwrap().to_owned();
     let mut target = profile.parent().unwrap().to_owned();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--lib", "--offline"]).args(options);
+    cargo.args(["build", "--quiet", "--lib", "--offline", "--no-default-features"]).args(options);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR")).envs(variables.iter().copied());
     if !variables.is_empty() {
         // Not over the one that other tests use.
