@@ -34,6 +34,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub mod c;
+
 const ROLE: &str = "SESSION_LOCK_TEST_ROLE";
 /// In front of every line of ours: the test harness writes to the same standard output.
 const MARK: &str = "\u{1}";
