@@ -66,10 +66,6 @@ pub(crate) fn lock(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
     if limits.deadline.is_none() && limits.cancel.is_none() {
         return sys::flock_blocking(fd.fd()).map_err(flock_failed);
     }
-    if limits.cancel.is_some() {
-        // Looked at first, so that a cancelled caller gets no lock, and a bad one an answer.
-        limits.poll(None, Some(Duration::ZERO))?;
-    }
     if try_once(fd)? {
         return Ok(());
     }
@@ -95,6 +91,15 @@ fn try_once(fd: &Descriptor) -> Result<bool, Stop> {
 }
 
 impl Limits<'_> {
+    /// Whether the wait may begin: a cancelled caller gets no lock, and one whose descriptor is not
+    /// open an answer. To be asked before the lock file is opened, which could take that number.
+    pub fn admit(&self) -> Result<(), Stop> {
+        match self.cancel {
+            Some(_) => self.poll(None, Some(Duration::ZERO)).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
