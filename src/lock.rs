@@ -180,7 +180,7 @@ fn obtain(
     let file = LockFile::new(dir, session)?;
     loop {
         if let Some(limits) = &limits {
-            wait::look(limits).map_err(|stop| stopped(&file, stop))?;
+            limits.admit().map_err(|stop| stopped(&file, stop))?;
         }
         if let Some(opened) = file.open()? {
             if let Some(lock) = lock_opened(&file, opened, limits.as_ref())? {

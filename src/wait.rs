@@ -62,15 +62,6 @@ pub(crate) enum Stop {
     Failed(&'static str, io::Error),
 }
 
-/// A look at the cancel descriptor, to be taken before anything is opened: a cancelled caller gets no
-/// lock, and a number that is not open must not have become that of the lock file.
-pub(crate) fn look(limits: &Limits<'_>) -> Result<(), Stop> {
-    match limits.cancel {
-        Some(_) => limits.poll(None, Some(Duration::ZERO), None).map(drop),
-        None => Ok(()),
-    }
-}
-
 /// Waits for the exclusive lock on the description of `fd`.
 pub(crate) fn lock(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
     if limits.deadline.is_none() && limits.cancel.is_none() {
@@ -102,6 +93,15 @@ fn try_once(fd: &Descriptor) -> Result<bool, Stop> {
 }
 
 impl Limits<'_> {
+    /// Whether the wait may begin: a cancelled caller gets no lock, and one whose descriptor is not
+    /// open an answer. To be asked before the lock file is opened, which could take that number.
+    pub fn admit(&self) -> Result<(), Stop> {
+        match self.cancel {
+            Some(_) => self.poll(None, Some(Duration::ZERO), None).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }

@@ -29,8 +29,9 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -353,3 +354,28 @@ macro_rules! alone {
 }
 #[allow(unused_imports, reason = "no test program uses everything")]
 pub(crate) use alone;
+/// The shared library of this very build. `cargo test` leaves it somewhere among the intermediate
+/// files, so it is built as a user would, with this test's profile, features and target directory.
+pub fn shared_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        // <target directory>/<profile>/deps/<this program>
+        let program = env::current_exe().unwrap();
+        let profile = program.ancestors().nth(2).and_then(Path::file_name).unwrap();
+        let profile = if profile == "debug" { OsStr::new("dev") } else { profile };
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--lib", "--quiet", "--locked", "--message-format=json"]);
+        cargo.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        cargo.arg("--profile").arg(profile).arg("--target-dir").arg(target);
+        if !cfg!(feature = "cli") {
+            cargo.arg("--no-default-features");
+        }
+        let output = cargo.stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "the library does not build");
+        // Of the messages only the file names are needed, and those have no characters to escape.
+        let messages = String::from_utf8(output.stdout).unwrap();
+        let library = messages.split('"').find(|text| text.ends_with("/libsession_lock.so"));
+        PathBuf::from(library.expect("cargo names no shared library"))
+    })
+}
