@@ -205,7 +205,11 @@ pub fn thread_count() -> usize {
 pub fn is_free(path: &Path) -> bool {
     let Ok(file) = fs::File::open(path) else { return true };
     // SAFETY: no memory is involved; the file is open.
-    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+    let free = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
+    // Not by the close alone: a process that another test is just starting may have a copy.
+    // SAFETY: as above.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) };
+    free
 }
 
 /// For a tool that a test needs: on a user's machine the test says that it is skipped, and why; in
