@@ -273,60 +273,60 @@ fn a_signal_handler_ends_the_wait() {
 
 #[test]
 fn races_settle() {
-    Program::new("wait_races_settle").run();
+    Program::new("wait/races-settle").run();
 }
 
 #[test]
 fn a_grant_at_the_last_moment_is_not_lost() {
-    Program::new("wait_grant_at_the_last_moment").run();
+    Program::new("wait/grant-at-the-last-moment").run();
 }
 
 #[test]
 fn many_threads_while_others_fork() {
-    Program::new("wait_many_threads").run();
+    Program::new("wait/many-threads").run();
 }
 
 #[test]
 fn many_processes() {
-    Program::new("wait_many_processes").run();
+    Program::new("wait/many-processes").run();
 }
 
 #[test]
 fn an_idle_wait_costs_nothing() {
     let seconds = if support::long() { "3" } else { "1" };
-    Program::new("wait_idle_costs_nothing").arg(seconds).run();
+    Program::new("wait/idle-costs-nothing").arg(seconds).run();
 }
 
 #[test]
 fn signal_handlers_end_the_wait_in_both_forms() {
-    Program::new("wait_interrupted_by_handlers").run();
+    Program::new("wait/interrupted-by-handlers").run();
 }
 
 #[test]
 fn a_signal_at_the_start_of_a_wait_is_not_lost() {
-    Program::new("wait_interrupted_at_its_start").run();
+    Program::new("wait/interrupted-at-its-start").run();
 }
 
 #[test]
 fn the_helper_thread_runs_no_signal_handler() {
-    Program::new("wait_runs_no_handler_in_its_thread").run();
+    Program::new("wait/runs-no-handler-in-its-thread").run();
 }
 
 #[test]
 fn without_a_thread_it_tries_again_and_again() {
-    Program::new("wait_without_threads").run();
+    Program::new("wait/without-threads").run();
 }
 
 #[test]
 fn without_a_thread_because_of_rlimit_nproc() {
     if support::is_root() {
-        Program::new("wait_without_threads").flag("-DREAL_THREADS").run();
+        Program::new("wait/without-threads").flag("-DREAL_THREADS").run();
     }
 }
 
 #[test]
 fn small_stacks() {
-    Program::new("wait_on_small_stacks").run();
+    Program::new("wait/on-small-stacks").run();
 }
 
 #[test]
@@ -334,16 +334,16 @@ fn large_thread_local_storage() {
     // Around the size of the stack that the thread would have without regard to it.
     for kilobytes in [32, 44, 52, 56, 60, 200] {
         let storage = format!("-DSTORAGE={}", kilobytes * 1024);
-        Program::new("wait_with_large_thread_storage").flag(&storage).run();
+        Program::new("wait/with-large-thread-storage").flag(&storage).run();
     }
 }
 
 #[test]
 fn no_memory_is_left_behind() {
-    Program::new("wait_leaks_nothing").run();
+    Program::new("wait/leaks-nothing").run();
 }
 
 #[test]
 fn a_thread_that_cannot_be_stopped_is_abandoned() {
-    Program::new("wait_abandons_what_cannot_be_stopped").run();
+    Program::new("wait/abandons-what-cannot-be-stopped").run();
 }

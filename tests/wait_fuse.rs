@@ -36,5 +36,5 @@ fn a_flock_that_cannot_be_interrupted_is_abandoned() {
     let below = support::scratch();
     let at = support::scratch();
     let mount = Mount::new(below.path(), at.path());
-    Program::new("wait_abandons_what_cannot_be_stopped").arg("fuse").run_in(&mount.0);
+    Program::new("wait/abandons-what-cannot-be-stopped").arg("fuse").run_in(&mount.0);
 }

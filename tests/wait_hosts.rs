@@ -109,7 +109,7 @@ fn races_settle_in_every_build() {
             ],
         ] {
             let library = c::build_library(options, variables);
-            Program::new("wait_races_settle").with_library(&library).run();
+            Program::new("wait/races-settle").with_library(&library).run();
         }
     }
 }
@@ -122,6 +122,6 @@ fn no_race_is_found_by_helgrind() {
         return;
     }
     let helgrind = ["valgrind", "-q", "--error-exitcode=1", "--tool=helgrind"];
-    Program::new("wait_races_settle").arg("50").under(&helgrind).run();
-    Program::new("wait_on_small_stacks").under(&helgrind).run();
+    Program::new("wait/races-settle").arg("50").under(&helgrind).run();
+    Program::new("wait/on-small-stacks").under(&helgrind).run();
 }

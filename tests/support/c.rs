@@ -8,32 +8,28 @@ use std::sync::OnceLock;
 /// The directory where the shared library is, under the name that programs record, too.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| build_library(&[], &[]))
+    LIBRARY.get_or_init(|| recorded(super::shared_library().parent().unwrap().to_owned()))
 }
 
-/// Builds it as this test program was built, but for what `options` and `variables` say.
+/// Builds it in another way than this test program was built: with `options` for cargo and
+/// `variables` of its environment.
 pub fn build_library(options: &[&str], variables: &[(&str, &str)]) -> PathBuf {
-    let program = env::current_exe().unwrap();
-    // target/PROFILE/deps/PROGRAM
-    let mut profile = program.parent().and_then(Path::parent).unwrap().to_owned();
-    let mut target = profile.parent().unwrap().to_owned();
+    // Not over the one that other tests use.
+    let name: Vec<_> = variables.iter().map(|(_, value)| *value).collect();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("variant-{}", name.concat()));
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--lib", "--offline", "--no-default-features"]).args(options);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).envs(variables.iter().copied());
-    if !variables.is_empty() {
-        // Not over the one that other tests use.
-        let name: Vec<_> = variables.iter().map(|(_, value)| *value).collect();
-        target = target.join(format!("variant-{}", name.concat()));
-        profile = target.join(if options.contains(&"--release") { "release" } else { "debug" });
-    } else if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
     cargo.arg("--target-dir").arg(&target);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).envs(variables.iter().copied());
     assert!(cargo.status().unwrap().success(), "the library cannot be built");
-    let recorded = profile.join("libsession_lock.so.0");
-    match std::os::unix::fs::symlink("libsession_lock.so", &recorded) {
+    recorded(target.join(if options.contains(&"--release") { "release" } else { "debug" }))
+}
+
+/// Gives the library in a directory the name that programs record, too.
+fn recorded(directory: PathBuf) -> PathBuf {
+    match std::os::unix::fs::symlink("libsession_lock.so", directory.join("libsession_lock.so.0")) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{error}"),
-        _ => profile,
+        _ => directory,
     }
 }
 
@@ -86,7 +82,7 @@ impl Program {
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let place = super::scratch();
-        let program = place.path().join(self.name);
+        let program = place.path().join(self.name.replace('/', "-"));
         let mut cc = Command::new("cc");
         cc.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g", "-pthread"]);
         cc.args(&self.flags).arg("-I").arg(root.join("include")).arg("-o").arg(&program);
