@@ -23,22 +23,19 @@ fn when_the_process_that_was_started_is_killed() {
     // flock: the command runs on. With the lock, that nobody can end now but by finding the command;
     let (mut holding, command) = start(&place, "flock s.lock");
     assert_ne!(command, holding.pid());
-    holding.child.kill().unwrap();
-    holding.child.wait().unwrap();
+    holding.kill();
     assert!(is_alive(command) && !support::is_free(&file));
     signal(command, libc::SIGKILL);
     place.until_free("s");
     // or, with -o, without it.
     let (mut holding, command) = start(&place, "flock -o s.lock");
-    holding.child.kill().unwrap();
-    holding.child.wait().unwrap();
+    holding.kill();
     assert!(is_alive(command) && support::is_free(&file));
     signal(command, libc::SIGKILL);
     // session-lock: that process is the command.
     let (mut holding, command) = start(&place, "session-lock run s --");
     assert_eq!(command, holding.pid());
-    holding.child.kill().unwrap();
-    holding.child.wait().unwrap();
+    holding.kill();
     assert!(!is_alive(command));
     place.until_free("s");
 }

@@ -117,6 +117,14 @@ impl Holding {
         assert_eq!(self.next(), line);
     }
 
+    /// SIGKILL, and the wait for the end. Its children's standard input stays open.
+    fn kill(&mut self) {
+        let input = self.child.stdin.take();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child.stdin = input;
+    }
+
     fn finish(mut self) -> ExitStatus {
         let _ = self.child.stdin.take().unwrap().write_all(b"\n");
         self.child.wait().unwrap()
@@ -151,7 +159,7 @@ fn is_waited_for(path: &Path) -> bool {
 
 fn signal(pid: u32, signal: i32) {
     // SAFETY: no memory is involved.
-    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
+    assert_eq!(unsafe { libc::kill(pid.try_into().unwrap(), signal) }, 0);
 }
 
 /// A process that has neither ended nor become a zombie.
