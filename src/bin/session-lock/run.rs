@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs, io, process, str};
 
-use session_lock::{Error, Holder, SessionLock, State};
+use session_lock::{Error, Holder, Keeper, SessionLock, State};
 
 use crate::cli::RunArgs;
 use crate::status::Status;
@@ -108,9 +108,12 @@ fn has_ended(holder: &Holder) -> bool {
     }
 }
 
+/// Whether those that keep the lock may be its guardian: they are, or have just ended, or cannot be
+/// seen.
 fn has_guardian(dir: Option<&Path>, session: &OsStr) -> bool {
     let keepers = session_lock::keepers(dir, session).unwrap_or_default();
-    keepers.iter().any(|keeper| keeper.command.as_bytes().starts_with(guardian::TITLE.as_bytes()))
+    let is_guardian = |keeper: &Keeper| keeper.command.as_bytes().starts_with(b"session-lock");
+    keepers.is_empty() || keepers.iter().any(is_guardian)
 }
 
 /// Whether the lock is held by a process that this one descends from, or is itself: it would wait for
@@ -154,9 +157,10 @@ fn hand_over(args: &RunArgs, lock: SessionLock) -> Result<OwnedFd, String> {
         sys::make_inheritable(lock.as_fd()).map_err(|error| format!("fcntl: {error}"))?;
         return Ok(lock);
     }
-    guardian::start(lock).map_err(|error| {
+    guardian::start(&lock).map_err(|error| {
         format!("cannot start the lock's guardian: {error}; the command was not run")
-    })
+    })?;
+    Ok(lock)
 }
 
 /// Becomes COMMAND; returns only if that fails.
