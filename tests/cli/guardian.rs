@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
-use crate::{Holding, PROGRAM, Place, is_alive, signal, support, until};
+use crate::{Holding, PROGRAM, Place, is_alive, is_waited_for, signal, support, until};
 
 fn guardian_of(pid: u32) -> u32 {
     let title = format!("session-lock: guardian of {pid}");
@@ -66,6 +67,20 @@ fn without_its_guardian_the_command_runs_on_and_the_lock_is_free() {
     place.until_free("s");
     assert!(is_alive(holding.pid()));
     assert_eq!(holding.finish().code(), Some(7));
+}
+
+#[test]
+fn a_guardian_that_is_late_is_waited_for() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    let guardian = guardian_of(holding.pid());
+    signal(guardian, libc::SIGSTOP);
+    holding.finish();
+    let mut next = place.script("session-lock run s -- echo ran");
+    let next = next.stdout(Stdio::piped()).spawn().unwrap();
+    until("the next one waits", || is_waited_for(&place.lock_file("s")));
+    signal(guardian, libc::SIGCONT);
+    assert_eq!(next.wait_with_output().unwrap().stdout, b"ran\n");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
 
 /// How long the guardian of a COMMAND that has ended may take to be given the processor: at first,
 /// and if it is known to be there.
-const ENDING: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const ENDING: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 
 /// Whether the process that took the lock has ended. Perhaps only its guardian still has to notice:
 /// the next command of a script must not find the lock held by the one before.
