@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_session-lock");
 
 /// For what must happen soon, on a machine that may be busy with other things.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A directory with locks, in which scripts run.
 struct Place {

@@ -69,7 +69,8 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
             Err(Error::TimedOut { .. })
                 if ending && timeout == Some(ENDING.0) && has_guardian(dir, session) =>
             {
-                timeout = Some(ENDING.1);
+                // The look took its time, too.
+                timeout = Some(began.elapsed() + ENDING.1);
             }
             result => break result,
         }
