@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use crate::{Holding, PROGRAM, Place, is_alive, is_waited_for, signal, support, until};
 
+/// The guardian of a command that runs. It names itself when it first gets the processor.
 fn guardian_of(pid: u32) -> u32 {
     let title = format!("session-lock: guardian of {pid}");
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if line.trim_end_matches('\0') == title {
-            found.push(entry.file_name().to_str().unwrap().parse().unwrap());
-        }
-    }
-    assert_eq!(found.len(), 1, "guardians of {pid}: {found:?}");
-    found[0]
+    let find = || {
+        fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let named = line.trim_end_matches('\0') == title;
+            if named { entry.file_name().to_str()?.parse().ok() } else { None }
+        })
+    };
+    until("the guardian has named itself", || find().is_some());
+    find().unwrap()
 }
 
 #[test]
