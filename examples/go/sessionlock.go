@@ -6,7 +6,7 @@
 //
 //	lock, err := sessionlock.Acquire("", "nightly-build")
 //	if errors.Is(err, sessionlock.ErrHeld) {
-//		holder, _ := sessionlock.GetHolder("", "nightly-build")
+//		holder, _ := sessionlock.Holder("", "nightly-build")
 //		log.Fatalf("somebody else is at it: %v", holder)
 //	}
 //	...
@@ -203,8 +203,8 @@ const (
 	Unknown State = C.SESSION_LOCK_UNKNOWN
 )
 
-// Holder is who holds a session's lock. It can be out of date at once: never gate on it.
-type Holder struct {
+// Info says who holds a session's lock. It can be out of date at once: never gate on it.
+type Info struct {
 	State      State
 	PID        int       // 0: not visible from here
 	Orphaned   bool      // that process is dead, and one that it started still holds the lock
@@ -214,7 +214,7 @@ type Holder struct {
 	Host       string
 }
 
-func (h Holder) String() string {
+func (h Info) String() string {
 	switch {
 	case h.State == Free:
 		return "free"
@@ -226,16 +226,16 @@ func (h Holder) String() string {
 	return fmt.Sprintf("PID %d (%+q)", h.PID, h.Command)
 }
 
-// GetHolder says who holds the session's lock. Asking never takes it, and creates nothing.
-func GetHolder(dir, session string) (Holder, error) {
+// Holder says who holds the session's lock. Asking never takes it, and creates nothing.
+func Holder(dir, session string) (Info, error) {
 	n, err := newNames("holder", dir, session)
 	if err != nil {
-		return Holder{State: Unknown}, err
+		return Info{State: Unknown}, err
 	}
 	defer n.free()
 	var info C.struct_session_lock_holder_info
 	code := C.session_lock_holder(n.dir, n.session, &info, C.size_t(unsafe.Sizeof(info)))
-	holder := Holder{
+	holder := Info{
 		State:     State(info.state),
 		PID:       int(info.pid),
 		Orphaned:  info.orphaned != 0,

@@ -36,7 +36,7 @@ func say(session, what string) {
 
 // sayWho: the answer may be out of date; it is for the reader, not for decisions.
 func sayWho(session, what string) {
-	if holder, err := sessionlock.GetHolder("", session); err == nil && holder.PID != 0 {
+	if holder, err := sessionlock.Holder("", session); err == nil && holder.PID != 0 {
 		what = fmt.Sprintf("%s by %v", what, holder)
 	}
 	say(session, what)
