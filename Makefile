@@ -11,17 +11,18 @@ LIBDIR     = $(PREFIX)/lib
 INCLUDEDIR = $(PREFIX)/include
 MANDIR     = $(PREFIX)/share/man
 
-CARGO   = cargo
-INSTALL = install
+CARGO    = cargo
+INSTALL  = install
+LDCONFIG = ldconfig
 # A directory of its own: any other build would put a library without link-time optimisation there.
-TARGET  = target/install
-BUILD   = $(TARGET)/release
+TARGET   = target/install
+BUILD    = $(TARGET)/release
 
 VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 SONAME    := $(shell sed -n 's/.*-soname,\([a-z_.0-9]*\).*/\1/p' build.rs)
 LIBRARY    = libsession_lock.so.$(VERSION)
 SOURCES   := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs')
-FUNCTIONS := $(shell sed -n 's/^[a-z][a-z *]* \**\(session_lock_[a-z]*\)(.*/\1/p' include/session_lock.h)
+FUNCTIONS := $(shell sed -n 's/^[a-z][a-z *]* \**\(session_lock_[a-z]*\)[^a-z_; ].*/\1/p' include/session_lock.h)
 
 .PHONY: all install uninstall clean
 
@@ -58,7 +59,7 @@ install: all
 	$(INSTALL) -m 644 man/session_lock.3 $(DESTDIR)$(MANDIR)/man3
 	for name in $(FUNCTIONS); do \
 		echo '.so man3/session_lock.3' >$(DESTDIR)$(MANDIR)/man3/$$name.3 || exit; done
-	if [ -z '$(DESTDIR)' ] && [ -w /etc/ld.so.cache ]; then ldconfig; fi
+	[ -n '$(DESTDIR)' ] || $(LDCONFIG) 2>/dev/null || true
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/session-lock $(DESTDIR)$(INCLUDEDIR)/session_lock.h \

@@ -68,8 +68,9 @@ static int run(char *const command[], FILE *output) {
   if (child == 0) {
     dup2(fileno(output), STDOUT_FILENO);
     execvp(command[0], command);
-    perror(command[0]);
-    _exit(errno == ENOENT ? NOT_FOUND : NOT_EXECUTABLE);
+    const int error = errno;
+    fprintf(stderr, "ensure: %s: %s\n", command[0], strerror(error));
+    _exit(error == ENOENT ? NOT_FOUND : NOT_EXECUTABLE);
   }
   int status;
   while (child == -1 || waitpid(child, &status, 0) == -1) {

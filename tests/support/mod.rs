@@ -214,3 +214,5 @@ pub fn skip(why: &str) {
     assert!(env::var_os("SESSION_LOCK_REQUIRE_TOOLS").is_none(), "not to be skipped here: {why}");
     eprintln!("skipped: {why}");
 }
+
+pub mod installed;
