@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 /// At most one process at a time works on a session
 #[derive(Parser)]
@@ -35,6 +36,10 @@ pub enum Command {
     List(ListArgs),
     /// Print the path of a session's lock file
     Path(PathArgs),
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the man page session-lock(1)
+    Man,
 }
 
 #[derive(Args)]
@@ -75,7 +80,12 @@ pub struct RunArgs {
     pub session: OsString,
 
     /// The command to run, and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub command: Vec<OsString>,
 }
 
@@ -133,6 +143,12 @@ pub struct PathArgs {
 
     /// The session's name
     pub session: OsString,
+}
+
+#[derive(Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: Shell,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

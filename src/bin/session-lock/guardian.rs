@@ -12,8 +12,12 @@ use std::convert::Infallible;
 use std::env;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::parent_id;
 
 use crate::sys::{self, Fork, Undisturbed};
+
+/// How `ps` shows a guardian, with COMMAND's PID behind it.
+pub const TITLE: &str = "session-lock: guardian";
 
 /// Starts the guardian of this process, which goes on and executes COMMAND.
 ///
@@ -39,6 +43,7 @@ pub fn start(lock: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 fn become_guardian(lock: OwnedFd, command: &OwnedFd) -> io::Result<Infallible> {
+    sys::set_title(&format!("{TITLE} of {}", parent_id()));
     sys::new_session()?;
     env::set_current_dir("/")?;
     sys::close_all_but([lock.as_fd(), command.as_fd()])?;
@@ -46,7 +51,7 @@ fn become_guardian(lock: OwnedFd, command: &OwnedFd) -> io::Result<Infallible> {
         sys::exit_now(0);
     }
     // Should the wait itself fail, the lock ends with this process: better free than held for ever.
-    let released =
-        sys::wait_readable(command.as_fd()).and_then(|()| session_lock::release_fd(lock));
+    let waited = sys::poll([Some(command.as_fd()), None], None);
+    let released = waited.and_then(|_| session_lock::release_fd(lock));
     sys::exit_now(released.is_err().into())
 }

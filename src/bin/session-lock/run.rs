@@ -2,18 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-use std::env;
 use std::ffi::{CString, OsStr, OsString};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::parent_id;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{env, fs, io, process, str};
 
-use session_lock::{Error, SessionLock};
+use session_lock::{Error, Holder, Keeper, SessionLock, State};
 
 use crate::cli::RunArgs;
-use crate::{FAILED, guardian, show, status, sys};
+use crate::status::Status;
+use crate::{FAILED, guardian, show, sys};
 
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -40,32 +41,102 @@ pub fn run(args: &RunArgs) -> u8 {
     code
 }
 
+/// The lock, or the exit code of an attempt that failed and was explained.
 fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
-    let dir = args.dir.dir.as_deref();
-    let failed = |error: &Error| {
-        show::complain(format_args!("{error}"));
-        FAILED
-    };
     let began = Instant::now();
-    match SessionLock::acquire(dir, &args.session) {
-        Err(Error::Held { .. }) => {}
-        result => return result.map_err(|error| failed(&error)),
-    }
-    if args.wait || args.timeout.is_some() {
-        let _status = (!args.quiet).then(|| status::Status::start(dir, &args.session));
-        loop {
-            let left = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
-            match SessionLock::wait(dir, &args.session, left, None) {
-                Err(Error::Interrupted { .. }) => {}
-                Err(Error::TimedOut { .. }) => break,
-                result => return result.map_err(|error| failed(&error)),
-            }
+    let (dir, session) = (args.dir.dir.as_deref(), args.session.as_os_str());
+    let holder = match SessionLock::acquire(dir, session) {
+        Err(Error::Held { .. }) => {
+            session_lock::holder(dir, session).map_err(|e| show::failed(&e))?
         }
+        result => return result.map_err(|error| show::failed(&error)),
+    };
+    let wait = args.wait || args.timeout.is_some();
+    let deadlock = is_held_by_an_ancestor(dir, session, &holder);
+    let timeout = match () {
+        () if deadlock => Some(Duration::ZERO),
+        () if wait => args.timeout,
+        () if is_ending(dir, session, &holder) => Some(ENDING),
+        () => Some(Duration::ZERO),
+    };
+    // Dropped, and its thread ended, before the lock is used.
+    let status = (wait && !deadlock && !args.quiet).then(|| Status::start(dir, session));
+    let result = loop {
+        let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+        match SessionLock::wait(dir, session, left, None) {
+            Err(Error::Interrupted { .. }) => {}
+            result => break result,
+        }
+    };
+    drop(status);
+    match result {
+        Err(Error::TimedOut { .. }) => {}
+        result => return result.map_err(|error| show::failed(&error)),
     }
     if !args.quiet {
-        show::complain(format_args!("held"));
+        // Whoever it is by now.
+        let holder = session_lock::holder(dir, session).unwrap_or(holder);
+        let held = show::describe(dir, session, &holder);
+        let rest = match args.timeout {
+            _ if deadlock => ", which has started this command: to wait would never end".to_owned(),
+            Some(timeout) => format!("; waited {timeout:?}"),
+            None => "; -w waits for it".to_owned(),
+        };
+        show::complain(format_args!("{} is {held}{rest}", show::quoted(session)));
     }
     Err(args.conflict_exit_code)
+}
+
+/// How long the guardian of a COMMAND that has ended may take to be given the processor.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// Whether COMMAND has ended and only its guardian still has to notice: the next one in a script
+/// must not find the lock held by the one before.
+fn is_ending(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> bool {
+    let gone = match holder.state {
+        State::Free => true,
+        State::Held => holder.orphaned,
+        // Where the kernel's table is not all, a label of a process of ours that is dead.
+        State::Unknown => holder.pid.is_some(),
+    };
+    gone && {
+        let keepers = session_lock::keepers(dir, session).unwrap_or_default();
+        let is_guardian =
+            |keeper: &Keeper| keeper.command.as_bytes().starts_with(guardian::TITLE.as_bytes());
+        keepers.is_empty() || keepers.iter().any(is_guardian)
+    }
+}
+
+/// Whether the lock is held by a process that this one descends from, or is itself: it would wait for
+/// us, and we for it.
+fn is_held_by_an_ancestor(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> bool {
+    let ancestors = ancestors();
+    if !holder.orphaned {
+        return holder.pid.is_some_and(|pid| ancestors.contains(&pid));
+    }
+    let keepers = session_lock::keepers(dir, session).unwrap_or_default();
+    keepers.iter().any(|keeper| ancestors.contains(&keeper.pid))
+}
+
+/// This process, its parent, and so on, as far as `/proc` tells.
+fn ancestors() -> Vec<u32> {
+    let mut ancestors = vec![process::id()];
+    let own_proc =
+        fs::read_link("/proc/self").is_ok_and(|me| me.as_os_str() == &*process::id().to_string());
+    let mut next = Some(parent_id());
+    while let Some(pid) = next.filter(|&pid| pid != 0) {
+        ancestors.push(pid);
+        next = if own_proc { parent_of(pid) } else { None };
+    }
+    ancestors
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the command, in parentheses, may contain anything.
+    let name = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = str::from_utf8(&stat[name + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Puts the lock into other hands than this process's memory, which ends with the execution.
