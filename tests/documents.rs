@@ -167,9 +167,14 @@ fn page(header: &str) -> String {
     let mut page = String::from(
         ".\\\" Generated from include/session_lock.h by `cargo test --test documents`: change it there.\n",
     );
-    writeln!(page, ".TH SESSION_LOCK 3 \"\" \"session\\-lock {}\"", env!("CARGO_PKG_VERSION")).unwrap();
-    writeln!(page, ".SH NAME\n{} \\- at most one process at a time works on a session", names.join(", "))
+    writeln!(page, ".TH SESSION_LOCK 3 \"\" \"session\\-lock {}\"", env!("CARGO_PKG_VERSION"))
         .unwrap();
+    writeln!(
+        page,
+        ".SH NAME\n{} \\- at most one process at a time works on a session",
+        names.join(", ")
+    )
+    .unwrap();
     page.push_str(
         ".SH LIBRARY\nSession lock\n.RI ( libsession_lock ,\\~ \\-lsession_lock )\n\
          .SH SYNOPSIS\n.nf\n.B #include <session_lock.h>\n.P\n",
@@ -230,7 +235,8 @@ fn the_manual_page_is_good_roff() {
     let output = man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    for word in ["NAME", "-EWOULDBLOCK", "another holder has it", "int session_lock_path(", "SEE ALSO"]
+    for word in
+        ["NAME", "-EWOULDBLOCK", "another holder has it", "int session_lock_path(", "SEE ALSO"]
     {
         assert!(text.contains(word), "{word}");
     }

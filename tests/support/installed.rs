@@ -78,7 +78,8 @@ impl Installed {
 
     /// Compiles a C program as a user would; the program.
     pub fn compile(&self, compiler: &str, source: &Path, options: &[&str]) -> PathBuf {
-        let program = self.scratch.path().join(source.file_stem().unwrap()).with_extension(compiler);
+        let program =
+            self.scratch.path().join(source.file_stem().unwrap()).with_extension(compiler);
         let mut command = self.command(compiler);
         command.args(["-Wall", "-Wextra", "-Wpedantic", "-Werror"]).args(options).arg(source);
         run(command.args(self.flags(&["--cflags", "--libs"])).arg("-o").arg(&program));
@@ -98,7 +99,8 @@ fn debug_tree() -> PathBuf {
         let installed = modified(&stamp);
         let newer = |file: &PathBuf| modified(file) > installed;
         let mut sources = vec![PathBuf::from(ROOT).join("Makefile")];
-        sources.extend(["session_lock.pc.in", "man/session_lock.3"].map(|f| Path::new(ROOT).join(f)));
+        sources
+            .extend(["session_lock.pc.in", "man/session_lock.3"].map(|f| Path::new(ROOT).join(f)));
         sources.extend(BUILT.map(|file| debug().join(file)));
         if sources.iter().any(newer) {
             run(&mut make_debug("install", &tree));
@@ -190,6 +192,7 @@ pub fn waiters(lock: &Path) -> usize {
     let Ok(file) = fs::metadata(lock) else { return 0 };
     let inode = format!(":{}", file.ino());
     let table = fs::read_to_string("/proc/locks").unwrap();
-    let waits = |line: &&str| line.contains(" -> FLOCK") && line.split(' ').any(|f| f.ends_with(&inode));
+    let waits =
+        |line: &&str| line.contains(" -> FLOCK") && line.split(' ').any(|f| f.ends_with(&inode));
     table.lines().filter(waits).count()
 }
