@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use support::installed::{Ensure, Installed, LANGUAGES, ROOT, long, run};
 
+/// Makes the command that runs what follows it under the lock.
+type Start<'a> = Box<dyn Fn() -> Command + Sync + 'a>;
+
 /// Whether `python3 -c 'import MODULE'` works.
 fn have_module(installed: &Installed, module: &str) -> bool {
     let mut python = installed.command("python3");
@@ -42,7 +45,7 @@ fn all_languages_and_other_tools_at_one_lock() {
         .filter_map(|language| Some((*language, Ensure::new(&installed, language)?)))
         .collect();
     // Each starts a new process for each round, as scripts do.
-    let mut programs: Vec<(&str, Box<dyn Fn() -> Command + Sync>)> = Vec::new();
+    let mut programs: Vec<(&str, Start)> = Vec::new();
     for (language, ensure) in &ensures {
         programs.push((
             language,

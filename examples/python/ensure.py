@@ -4,8 +4,8 @@ Runs COMMAND while no other process works on SESSION, and publishes what COMMAND
 step that must not happen twice, and that happens only if the lock is still held then.
 
 Exit status: COMMAND's; 75 if somebody else has the lock; 125 if the lock is no good; 2 for a wrong
-call. (If this program is killed, COMMAND lives on, without the lock. To bind the lock to a command's
-life there is `session-lock run`.)
+call. (If this program is killed, COMMAND lives on, without the lock. To bind the lock to a
+command's life there is `session-lock run`.)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """At most one process at a time works on a session.
 
-A session's lock is an exclusive flock(2) on one small file that is never deleted. It belongs to the
-process that takes it: the kernel frees it when that process ends, however it ends, so there are no
-stale locks and nothing to clean up. A forked child holds nothing.
+A session's lock is an exclusive flock(2) on one small file that is never deleted. It belongs to
+the process that takes it: the kernel frees it when that process ends, however it ends, so there
+are no stale locks and nothing to clean up. A forked child holds nothing.
 
 >>> import tempfile
 >>> directory = tempfile.mkdtemp()
@@ -20,10 +20,10 @@ Somebody else is at it (here: this very process, by another object):
 ...         pass
 Traceback (most recent call last):
     ...
-session_lock.LockTimeout: [Errno 110] still locked by another holder when the time ran out: 'nightly-build'
+session_lock.LockTimeout: [Errno 110] still locked when the time ran out: 'nightly-build'
 
-This one file is all there is to install beside the library, libsession_lock.so.0. That is looked for
-in $SESSION_LOCK_LIBRARY (its path), next to this file, and where the dynamic linker looks.
+This one file is all there is to install beside the library, libsession_lock.so.0, which is looked
+for in $SESSION_LOCK_LIBRARY (its path), next to this file, and where the dynamic linker looks.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Directory = Union[str, bytes, "os.PathLike[str]", None]
 
 
 class LockError(OSError):
-    """Why a call failed: an OSError whose ``errno`` is the library's and ``filename`` the session."""
+    """Why a call failed: OSError with the library's ``errno`` and the session as ``filename``."""
 
     _text: Optional[str] = None
 
@@ -76,7 +76,7 @@ class LockHeld(LockError):
 class LockTimeout(LockHeld, TimeoutError):
     """Somebody else still held the lock when the time ran out."""
 
-    _text = "still locked by another holder when the time ran out"
+    _text = "still locked when the time ran out"
 
 
 class LockStale(LockError):
@@ -217,8 +217,8 @@ def _wakeup() -> Iterator[int]:
 class SessionLock:
     """The lock of a session: ``with SessionLock("nightly-build"): ...``
 
-    ``timeout`` is how many seconds to wait for it: 0 (one try, LockHeld), a number (LockTimeout), or
-    None (as long as it takes). The wait is in the kernel's queue; Ctrl-C ends it.
+    ``timeout`` is how many seconds to wait for it: 0 (one try, LockHeld), a number (LockTimeout),
+    or None (as long as it takes). The wait is in the kernel's queue; Ctrl-C ends it.
 
     ``directory`` is where the lock files are: None for $SESSION_LOCK_DIR or the user's default.
     """
