@@ -80,6 +80,16 @@ func blocked(t *testing.T) bool {
 	return false
 }
 
+// until waits until it is so, which is a matter of moments.
+func until(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(time.Minute); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("not within a minute: ", what)
+		}
+	}
+}
+
 var pid = func() string {
 	self, _ := os.Readlink("/proc/self")
 	return self
@@ -151,9 +161,7 @@ func TestTheHoldersEndEndsTheWait(t *testing.T) {
 			}
 			got <- err
 		}()
-		for !blocked(t) {
-			runtime.Gosched()
-		}
+		until(t, "it waits", func() bool { return blocked(t) })
 		end()
 		if err := <-got; err != nil {
 			t.Error(err)
@@ -173,8 +181,8 @@ func TestACancelledWaitLeavesNothing(t *testing.T) {
 			_, err := Wait(ctx, dir, "s")
 			got <- err
 		}()
-		for i == 0 && !blocked(t) {
-			runtime.Gosched()
+		if i == 0 {
+			until(t, "it waits", func() bool { return blocked(t) })
 		}
 		cancel()
 		if err := <-got; !errors.Is(err, ErrCanceled) || !errors.Is(err, context.Canceled) {
@@ -187,9 +195,8 @@ func TestACancelledWaitLeavesNothing(t *testing.T) {
 	if now := descriptors(t); now != open {
 		t.Errorf("%d descriptors, before %d", now, open)
 	}
-	for runtime.NumGoroutine() > goroutines {
-		runtime.Gosched() // one that has sent its last word may still be ending
-	}
+	// One that has sent its last word may still be ending.
+	until(t, "all goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines })
 }
 
 func TestADeadline(t *testing.T) {
