@@ -1,5 +1,6 @@
 """Against the real library, with real processes: python3 -m unittest"""
 
+import faulthandler
 import os
 import re
 import signal
@@ -27,6 +28,8 @@ class Interrupted(Exception):
 
 class SessionLockTest(unittest.TestCase):
     def setUp(self) -> None:
+        faulthandler.dump_traceback_later(60, exit=True)  # a wait that does not end
+        self.addCleanup(faulthandler.cancel_dump_traceback_later)
         self.directory = tempfile.mkdtemp()
         self.addCleanup(subprocess.run, ["rm", "-r", self.directory], check=True)
 
