@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import unittest
 
 import session_lock
@@ -142,23 +143,22 @@ class SessionLockTest(unittest.TestCase):
                 raise ZeroDivisionError
 
     def test_a_forked_child_holds_nothing(self) -> None:
-        child = -1
-        with self.lock() as lock:
-            child = os.fork()
-            if child == 0:
-                try:
-                    lock.check()
-                except LockNotOwned:
-                    pass
+        parent = os.getpid()
+        try:
+            with self.lock() as lock:
+                child = os.fork()
+                if child == 0:
+                    with self.assertRaises(LockNotOwned):
+                        lock.check()
                 else:
-                    os._exit(1)
-        if child == 0:  # it has left the block, and nothing has happened
-            try:
-                self.lock(timeout=60.0).acquire()
-            except BaseException:
-                os._exit(2)
-            os._exit(0)
-        self.assertEqual(os.waitpid(child, 0)[1], 0)
+                    self.assertEqual(os.waitpid(child, 0)[1], 0)
+                    lock.check()  # which the child has not touched
+            if child == 0:  # it has left the block, and nothing has happened
+                os._exit(0)
+        finally:
+            if os.getpid() != parent:
+                traceback.print_exc()
+                os._exit(1)
 
     def test_a_forgotten_lock_is_free(self) -> None:
         self.lock().acquire()
