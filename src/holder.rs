@@ -9,17 +9,28 @@
 //! | the table | the label | the answer |
 //! |---|---|---|
 //! | names a living process | is that process's | held, with all that the label says |
-//! | names a living process | another's, or none | held; the command from `/proc/PID` |
-//! | names a process that is dead, or whose PID is another's now | any | held, orphaned |
+//! | names a living process that has the lock open | another's, or none | held; the command from `/proc/PID` |
+//! | names a process that is dead, or a PID that is another process's now | any | held, orphaned |
 //! | names nobody, and sees everybody | any | free |
 //! | names nobody, but does not see everybody | cleared, or no file | free, not confirmed |
 //! | names nobody, but does not see everybody | of a process that lives, here | held, not confirmed |
 //! | names nobody, but does not see everybody | anything else | unknown |
 //!
 //! The table *sees everybody* in the initial PID namespace with its own `/proc`, for a filesystem
-//! whose locks the local kernel keeps. Elsewhere a holder can be missing from it: one outside the
-//! PID namespace, on another host, or one whose lock a filesystem in user space keeps to itself.
-//! (`hidepid` hides processes, not the table: then it is complete, but names no commands.)
+//! whose locks the local kernel keeps. So what decides depends on the place:
+//!
+//! | place | what decides |
+//! |---|---|
+//! | the initial PID namespace, a local filesystem; also in a user namespace | the table |
+//! | the same, with `hidepid` | the table; that a process is dead is known from `kill(2)`, and the command only from the label |
+//! | btrfs, overlayfs with layers on different filesystems | the table, where the mount's device stands; two files of the same number are told apart by the descriptors of those who are named. If these may not be looked at, the label |
+//! | a table longer than a page | both readings of the table, and the descriptors of the process that the label names |
+//! | a PID namespace | the table for holders in it; it hides those outside, and a taker that is dead: then the label |
+//! | a PID namespace with the outer `/proc` | the table for who holds it (a PID only for those inside), the label for who does not |
+//! | no `/proc`, or one of `subset=pid` | the label: free or unknown |
+//! | FUSE where the kernel keeps the locks | the table for who holds it, the label for who does not |
+//! | FUSE that keeps its locks to itself | the label |
+//! | a network filesystem | the table for holders on this host, the label for the others |
 
 #![forbid(unsafe_code)]
 
@@ -27,8 +38,9 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::label::{self, Label};
@@ -116,10 +128,8 @@ pub fn holder(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Holder, 
         let confirmed = View::new(Place::of(file.dir())).sees_everybody;
         return Ok(Holder { state: State::Free, confirmed, ..Holder::default() });
     };
-    let view = || View::new(Place::of(&file.path));
-    let holder = view().judge(&file.path, &stat);
-    // A process that died after the table was read looks like one whose lock lives on: look again.
-    if holder.orphaned { Ok(view().judge(&file.path, &stat)) } else { Ok(holder) }
+    let place = Place::of(&file.path);
+    Ok(judge(place, &[(file.path, stat)]).pop().unwrap_or_default())
 }
 
 /// Every session that has a lock file in the directory (`dir` as in [`holder()`]): held ones first,
@@ -136,27 +146,23 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed("open", error)),
     };
-    let mut files = Vec::new();
+    let (mut names, mut files) = (Vec::new(), Vec::new());
     for entry in entries {
         let entry = entry.map_err(|error| failed("getdents64", error))?;
         let Some(name) = name::session(&entry.file_name()) else { continue };
         let path = CString::new(entry.path().into_os_string().into_vec()).unwrap_or_default();
         match sys::lstat(&path) {
-            Ok(stat) if stat.is_file() => files.push((name, path, stat)),
+            Ok(stat) if stat.is_file() => {
+                names.push(name);
+                files.push((path, stat));
+            }
             _ => {}
         }
     }
     let place = Place::of(&CString::new(dir.as_os_str().as_bytes()).unwrap_or_default());
-    let mut view = View::new(place);
-    let mut again = None;
-    let judge = |(name, path, stat): (OsString, CString, Stat)| {
-        let mut holder = view.judge(&path, &stat);
-        if holder.orphaned {
-            holder = again.get_or_insert_with(|| View::new(place)).judge(&path, &stat);
-        }
-        Session { name, holder }
-    };
-    let mut sessions: Vec<Session> = files.into_iter().map(judge).collect();
+    let holders = judge(place, &files);
+    let session = |(name, holder)| Session { name, holder };
+    let mut sessions: Vec<Session> = names.into_iter().zip(holders).map(session).collect();
     sessions.sort_by(|a, b| (a.holder.state, &a.name).cmp(&(b.holder.state, &b.name)));
     Ok(sessions)
 }
@@ -170,7 +176,7 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
 pub fn keepers(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Vec<Keeper>, Error> {
     let file = LockFile::new(dir, session.as_ref())?;
     let Some(stat) = look(&file)? else { return Ok(Vec::new()) };
-    let (pids, _) = pids_of_keepers(stat.id);
+    let (pids, _) = View::new(Place::of(&file.path)).keepers(stat.id);
     let command = |pid| procfs::command(Process::Pid(pid)).unwrap_or_default();
     Ok(pids.into_iter().map(|pid| Keeper { pid, command: text(&command(pid)) }).collect())
 }
@@ -185,18 +191,23 @@ fn look(file: &LockFile) -> Result<Option<Stat>, Error> {
     }
 }
 
-/// And whether every process could be looked at.
-fn pids_of_keepers(file: FileId) -> (Vec<u32>, bool) {
-    let mut complete = true;
-    let mut pids = procfs::processes();
-    pids.retain(|&pid| match procfs::has_locked(pid, file) {
-        Ok(locked) => locked,
-        Err(error) => {
-            complete &= error.kind() == io::ErrorKind::NotFound;
-            false
-        }
-    });
-    (pids, complete)
+/// Who holds each of the files, by one reading of the table for all.
+fn judge(place: Place, files: &[(CString, Stat)]) -> Vec<Holder> {
+    let mut view = View::new(place);
+    let mut holders: Vec<Holder> =
+        files.iter().map(|(path, stat)| view.judge(path, stat)).collect();
+    // A process that died after the table was read looks like one whose lock lives on. What a table
+    // says that was read after the death is so.
+    let mut doubtful: Vec<usize> = (0..files.len()).filter(|&n| holders[n].orphaned).collect();
+    while !doubtful.is_empty() {
+        let mut view = View::new(place);
+        doubtful.retain(|&n| {
+            let (path, stat) = &files[n];
+            let before = mem::replace(&mut holders[n], view.judge(path, stat));
+            holders[n].orphaned && holders[n] != before
+        });
+    }
+    holders
 }
 
 fn text(bytes: &[u8]) -> OsString {
@@ -212,8 +223,6 @@ struct Place {
     device: Option<u64>,
     /// The local kernel keeps all locks on it.
     local: bool,
-    /// Two files of it can have the same device and inode in the table.
-    ambiguous: bool,
 }
 
 impl Place {
@@ -221,10 +230,10 @@ impl Place {
         const EXT: u32 = 0xEF53;
         const XFS: u32 = 0x5846_5342;
         const TMPFS: u32 = 0x0102_1994;
-        const BTRFS: u32 = 0x9123_683E;
-        /// Overlayfs, ramfs, f2fs, zfs, bcachefs, jfs, nilfs2, reiserfs, vfat, exfat, ntfs3, squashfs,
+        /// Btrfs, overlayfs, ramfs, f2fs, zfs, bcachefs, jfs, nilfs2, reiserfs, vfat, exfat, ntfs3, squashfs,
         /// erofs, iso9660.
-        const OTHER_LOCAL: [u32; 14] = [
+        const OTHER_LOCAL: [u32; 15] = [
+            0x9123_683E,
             0x794C_7630,
             0x8584_58F6,
             0xF2F5_2010,
@@ -249,8 +258,8 @@ impl Place {
         };
         // Without such a list a filesystem that is new, or kept by another host, would count as
         // local: the answer "free" must not come from not knowing it.
-        let local = matches!(kind, EXT | XFS | TMPFS | BTRFS) || OTHER_LOCAL.contains(&kind);
-        Place { device, local, ambiguous: kind == BTRFS }
+        let local = matches!(kind, EXT | XFS | TMPFS) || OTHER_LOCAL.contains(&kind);
+        Place { device, local }
     }
 
     fn in_table(&self, file: FileId) -> FileId {
@@ -268,6 +277,8 @@ fn read_label(path: &CStr, stat: &Stat) -> Label {
 
 // ------------------------------------------------------------------------------- what we can see
 
+type OpenFiles = HashMap<FileId, Vec<PathBuf>>;
+
 /// What this process can see of the others, at one moment.
 struct View {
     place: Place,
@@ -278,8 +289,11 @@ struct View {
     pidns: u64,
     /// `/proc` is mounted for that namespace: its numbers are ours.
     own_proc: bool,
-    /// The processes that were looked at.
+    /// The table may lack a lock that is held.
+    in_pieces: bool,
+    /// The processes that were looked at, and the files that they have open (`None`: not shown).
     lives: HashMap<u32, Option<Life>>,
+    open_files: HashMap<u32, Option<OpenFiles>>,
     boot: Option<String>,
 }
 
@@ -290,32 +304,94 @@ impl View {
         let own_proc = procfs::own_number() == Some(sys::process_id());
         let initial = pidns == procfs::INITIAL_PID_NAMESPACE && own_proc;
         let sees_everybody = table.is_ok() && initial && place.local;
+        let table = table.unwrap_or_default();
         let mut takers: HashMap<FileId, Vec<u32>> = HashMap::new();
-        for lock in table.unwrap_or_default() {
+        for lock in table.locks {
             takers.entry(lock.file).or_default().push(lock.pid);
         }
-        let lives = HashMap::new();
-        View { place, takers, sees_everybody, pidns, own_proc, lives, boot: None }
+        View {
+            place,
+            takers,
+            sees_everybody,
+            pidns,
+            own_proc,
+            in_pieces: table.in_pieces,
+            lives: HashMap::new(),
+            open_files: HashMap::new(),
+            boot: None,
+        }
     }
 
     fn judge(&mut self, path: &CStr, stat: &Stat) -> Holder {
-        let mut takers = self.takers.get(&self.place.in_table(stat.id)).cloned();
+        let in_table = self.place.in_table(stat.id);
+        let mut takers = self.takers.get(&in_table).cloned().unwrap_or_default();
         let mut sees_everybody = self.sees_everybody;
-        if self.place.ambiguous && takers.is_some() {
-            // The lock may be on another subvolume's file. The descriptors tell.
-            let (keepers, complete) = pids_of_keepers(stat.id);
-            if keepers.is_empty() {
-                takers = None;
-                sees_everybody &= complete;
+        if in_table != stat.id && !takers.is_empty() {
+            // Files of two subvolumes or layers can have the same number in the table.
+            sees_everybody &= self.sort_out(&mut takers, stat.id);
+        }
+        if takers.is_empty() && sees_everybody && !self.in_pieces {
+            return Holder { state: State::Free, confirmed: true, ..Holder::default() };
+        }
+        let label = read_label(path, stat);
+        if takers.is_empty() && self.in_pieces {
+            if let Label::Holder(label) = &label {
+                match self.has_locked(label.pid, stat.id) {
+                    Some(true) if self.lives_as_labelled(label) => takers.push(label.pid),
+                    None => sees_everybody = false,
+                    Some(_) => {}
+                }
             }
         }
-        match takers {
-            Some(takers) => self.held(&takers, &read_label(path, stat), stat.id),
-            None if sees_everybody => {
-                Holder { state: State::Free, confirmed: true, ..Holder::default() }
-            }
-            None => self.by_label(&read_label(path, stat)),
+        if !takers.is_empty() {
+            self.held(&takers, &label, stat.id)
+        } else if sees_everybody {
+            Holder { state: State::Free, confirmed: true, ..Holder::default() }
+        } else {
+            self.by_label(&label)
         }
+    }
+
+    /// Keeps those who took the lock of this very file. Whether that can be known.
+    fn sort_out(&mut self, takers: &mut Vec<u32>, file: FileId) -> bool {
+        let its = |&pid: &u32| self.has_locked(pid, file) == Some(true);
+        let own: Vec<u32> = takers.iter().copied().filter(its).collect();
+        if !own.is_empty() {
+            *takers = own;
+            return true;
+        }
+        let (keepers, complete) = self.keepers(file);
+        if keepers.is_empty() {
+            takers.clear();
+        }
+        complete
+    }
+
+    /// The processes that have a descriptor of the file's lock, and whether all could be looked at.
+    fn keepers(&mut self, file: FileId) -> (Vec<u32>, bool) {
+        // With `hidepid` nothing is shown of the first process, either.
+        let mut complete = self.life(1).is_some();
+        let mut pids = procfs::processes();
+        pids.retain(|&pid| {
+            let locked = self.has_locked(pid, file);
+            complete &= locked.is_some();
+            locked == Some(true)
+        });
+        (pids, complete)
+    }
+
+    /// Whether a process has a descriptor of the file's lock; `None` where we may not look.
+    fn has_locked(&mut self, pid: u32, file: FileId) -> Option<bool> {
+        let open = self.open_files.entry(pid).or_insert_with(|| match procfs::open_files(pid) {
+            Ok(open) => Some(open),
+            // One that is gone has nothing open; one that is hidden may have.
+            Err(error) => {
+                let gone = error.kind() == io::ErrorKind::NotFound && !sys::process_exists(pid);
+                gone.then(OpenFiles::new)
+            }
+        });
+        let descriptors = open.as_ref()?.get(&file);
+        Some(descriptors.is_some_and(|all| all.iter().any(|one| procfs::is_locked(one))))
     }
 
     /// The table names who took the lock.
@@ -324,31 +400,22 @@ impl View {
             Label::Holder(label) => Some(label),
             _ => None,
         };
-        // Several hold a shared lock: the one who is labelled, or else one who lives.
+        // Several hold a shared lock, or the table means several files: the one who is labelled, or
+        // else one who still has it, or one who is dead.
         let labelled = takers.iter().find(|&&pid| label.is_some_and(|l| self.is_label_of(l, pid)));
-        let pid = match labelled {
-            Some(&pid) => pid,
-            None => {
-                let mut lives = |pid| self.life(pid).is_some_and(|life| !life.zombie);
-                takers.iter().copied().find(|&pid| lives(pid)).unwrap_or(takers[0])
-            }
-        };
         let mut label = label.filter(|_| labelled.is_some());
-        let alive = match self.life(pid) {
-            Some(life) if life.zombie => false,
-            // The label is of an earlier process with this PID. Either that one took the lock and a
-            // child of it keeps it, or this one took it, and wrote no label.
-            Some(life) if label.is_some_and(|label| label.start != life.start) => {
-                let holds = procfs::has_locked(pid, file).unwrap_or(true);
-                if holds {
-                    label = None;
-                }
-                holds
-            }
-            Some(_) => true,
-            // With `hidepid` a living process is not in `/proc`.
-            None => self.own_proc && sys::process_exists(pid),
-        };
+        let pid = labelled
+            .or_else(|| takers.iter().find(|&&pid| self.is_alive(pid) && self.may_hold(pid, file)))
+            .or_else(|| takers.iter().find(|&&pid| !self.is_alive(pid)))
+            .copied()
+            .unwrap_or(takers[0]);
+        let mut alive = self.is_alive(pid);
+        if alive && !label.is_some_and(|label| self.is_start_of(label, pid)) {
+            // No label of this process: an earlier one with its number took the lock, and a child of
+            // that one keeps it; or this one took it, and wrote no label.
+            alive = self.may_hold(pid, file);
+            label = label.filter(|_| !alive);
+        }
         let mut holder = Holder {
             state: State::Held,
             pid: self.own_pid(pid),
@@ -367,6 +434,24 @@ impl View {
         holder
     }
 
+    fn is_alive(&mut self, pid: u32) -> bool {
+        match self.life(pid) {
+            Some(life) => !life.zombie,
+            // With `hidepid` a living process is not in `/proc`.
+            None => self.own_proc && sys::process_exists(pid),
+        }
+    }
+
+    /// Whether a living process has the lock; without permission to look, it is believed to.
+    fn may_hold(&mut self, pid: u32, file: FileId) -> bool {
+        self.has_locked(pid, file).unwrap_or(true)
+    }
+
+    /// Whether the label's start time is that of the process; believed where it cannot be seen.
+    fn is_start_of(&mut self, label: &label::Holder, pid: u32) -> bool {
+        self.life(pid).is_none_or(|life| life.start == label.start)
+    }
+
     /// The table names nobody and does not see everybody.
     fn by_label(&mut self, label: &Label) -> Holder {
         let mut holder = Holder::default();
@@ -377,14 +462,21 @@ impl View {
                 holder.describe(label);
                 if label.pidns == self.pidns && self.is_this_boot(label) {
                     holder.pid = Some(label.pid);
-                    let life = if self.own_proc { self.life(label.pid) } else { None };
-                    if life.is_some_and(|life| !life.zombie && life.start == label.start) {
+                    if self.lives_as_labelled(label) {
                         holder.state = State::Held;
                     }
                 }
             }
         }
         holder
+    }
+
+    /// Whether the process that a label names is here and alive: the same one, not its number's next.
+    fn lives_as_labelled(&mut self, label: &label::Holder) -> bool {
+        self.own_proc
+            && label.pidns == self.pidns
+            && self.is_this_boot(label)
+            && self.life(label.pid).is_some_and(|life| !life.zombie && life.start == label.start)
     }
 
     /// Whether the label was written by a process with the number `pid` (perhaps an earlier one).

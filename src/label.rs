@@ -221,3 +221,127 @@ fn number<T: FromStr>(digits: &[u8]) -> Option<T> {
     let all_digits = digits.iter().all(u8::is_ascii_digit);
     if all_digits { str::from_utf8(digits).ok()?.parse().ok() } else { None }
 }
+
+// ---------------------------------------------------------------------------------------- tests
+
+/// What must hold of a lock file with any contents.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn assert_any_bytes_will_do(text: &[u8]) {
+    let label = Label::read(text);
+    assert_eq!(label, Label::parse(text), "the end beyond a label's size is not read in vain");
+    match label {
+        Label::Cleared => assert!(text.is_empty() || text == b"0" || text.starts_with(b"0\n")),
+        Label::Unreadable => {}
+        Label::Holder(holder) => {
+            assert!(text.len() <= SIZE);
+            let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+            assert_eq!(number(first), Some(holder.pid));
+            for field in [&holder.command, &holder.host] {
+                assert_eq!(name::percent_decode(&encode(field, SIZE)).as_ref(), Some(field));
+                assert!(cut(field, COMMAND_MAX).len() <= COMMAND_MAX);
+            }
+        }
+    }
+}
+
+/// The text as the lines of a label, with the checksum that they have.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn with_checksum(text: &[u8]) -> Vec<u8> {
+    let mut label = text.to_vec();
+    label.push(b'\n');
+    let checksum = checksum(&label);
+    label.extend_from_slice(CHECKSUM_KEY);
+    label.extend_from_slice(format!("{checksum:016x}\n").as_bytes());
+    label
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::testing::Random;
+
+    fn written(command: &[u8]) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("label");
+        write(File::create(&path).unwrap().as_fd(), Some(command)).unwrap();
+        fs::read(path).unwrap()
+    }
+
+    fn holder(text: &[u8]) -> Holder {
+        match Label::parse(text) {
+            Label::Holder(holder) => holder,
+            label => panic!("{label:?}: {}", String::from_utf8_lossy(text)),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let text = written(b"make -j2 \x1b[2J\n100%\xff");
+        assert_eq!(text.len(), SIZE);
+        let read = holder(&text);
+        let life = procfs::life(Process::Me).unwrap();
+        assert_eq!((read.pid, read.start), (sys::process_id(), life.start));
+        assert_eq!(read.boot, procfs::boot_id().unwrap());
+        assert_eq!(read.pidns, procfs::pid_namespace(Process::Me).unwrap());
+        assert_eq!(read.host, cut(&sys::host_name(), HOST_MAX));
+        assert_eq!(read.command, b"make -j2 \x1b[2J\n100%\xff");
+        assert!(read.acquired_ms > 1_700_000_000_000);
+    }
+
+    #[test]
+    fn the_longest_label_has_room() {
+        let text = written(&[0xff; 1000]);
+        assert_eq!(holder(&text).command, [0xff; COMMAND_MAX]);
+        // A longer host's name and, in time, more digits: of four numbers.
+        let used = text.trim_ascii_end().len() + HOST_MAX - sys::host_name().len() + 4 * 12;
+        assert!(used < SIZE, "{used}");
+    }
+
+    #[test]
+    fn a_command_of_any_bytes_comes_back_cut_at_a_character() {
+        let mut random = Random::new(1);
+        for _ in 0..300 {
+            let command = random.bytes(100);
+            assert_eq!(holder(&written(&command)).command, cut(&command, COMMAND_MAX));
+            let text: String = (0..40).map(|_| random.char()).collect();
+            let read = String::from_utf8(holder(&written(text.as_bytes())).command).unwrap();
+            assert!(text.starts_with(&read) && (read == text || read.len() > COMMAND_MAX - 4));
+        }
+    }
+
+    #[test]
+    fn a_torn_label_is_none() {
+        let (text, later) = (written(b"sleep 1"), written(b"sleep 2"));
+        for end in 1..text.trim_ascii_end().len() {
+            assert_eq!(Label::parse(&text[..end]), Label::Unreadable, "cut at {end}");
+            for other in [b'0', b'\n', b'x', 0, 0xff] {
+                let mut torn = text.clone();
+                torn[end] = other;
+                if torn != text {
+                    assert_eq!(Label::parse(&torn), Label::Unreadable, "{other} at {end}");
+                }
+            }
+            let mut torn = text.clone();
+            torn[end..].copy_from_slice(&later[end..]);
+            if torn != text && torn != later {
+                assert_eq!(Label::parse(&torn), Label::Unreadable, "two labels, from {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_will_do() {
+        let mut random = Random::new(2);
+        let whole = written(b"sleep 1");
+        for _ in 0..1_000 {
+            assert_any_bytes_will_do(&random.bytes(700));
+            let text = random.changed(&whole);
+            assert_any_bytes_will_do(&text);
+            assert_any_bytes_will_do(&with_checksum(&text));
+        }
+        assert_any_bytes_will_do(&vec![b'1'; 1 << 20]);
+    }
+}

@@ -179,6 +179,9 @@ fn obtain(
 ) -> Result<SessionLock, Error> {
     let file = LockFile::new(dir, session)?;
     loop {
+        if let Some(limits) = &limits {
+            limits.admit().map_err(|stop| stopped(&file, stop))?;
+        }
         if let Some(opened) = file.open()? {
             if let Some(lock) = lock_opened(&file, opened, limits.as_ref())? {
                 return Ok(lock);
@@ -207,13 +210,9 @@ fn lock_opened(
             Ok(false) => return Err(Error::Held { path: file.path() }),
             Err(error) => return Err(file.failed("flock", error)),
         },
-        Some(limits) => wait::lock(&descriptor, limits).map_err(|stop| match stop {
-            Stop::TimedOut => Error::TimedOut { path: file.path() },
-            Stop::Cancelled => Error::Cancelled { path: file.path() },
-            Stop::Interrupted => Error::Interrupted { path: file.path() },
-            Stop::BadCancel => Error::InvalidArgument("the cancel descriptor is not open"),
-            Stop::Failed(call, error) => file.failed(call, error),
-        })?,
+        Some(limits) => {
+            wait::lock(&descriptor, limits).map_err(|stop| stopped(file, stop))?;
+        }
     }
     if !names(&file.path, stat.id).map_err(|error| file.failed("lstat", error))? {
         return Ok(None);
@@ -225,6 +224,16 @@ fn lock_opened(
     match descriptor.hand_out(held) {
         Some(handle) => Ok(Some(SessionLock { handle, path: file.path() })),
         None => Err(Error::Interrupted { path: file.path() }),
+    }
+}
+
+fn stopped(file: &LockFile, stop: Stop) -> Error {
+    match stop {
+        Stop::TimedOut => Error::TimedOut { path: file.path() },
+        Stop::Cancelled => Error::Cancelled { path: file.path() },
+        Stop::Interrupted => Error::Interrupted { path: file.path() },
+        Stop::BadCancel => Error::InvalidArgument("the cancel descriptor is not open"),
+        Stop::Failed(call, error) => file.failed(call, error),
     }
 }
 

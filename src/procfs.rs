@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str;
 
 use crate::sys::FileId;
@@ -113,26 +114,40 @@ pub(crate) fn processes() -> Vec<u32> {
     directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Whether a process has a descriptor that holds a `flock` on the file; an error where we may not
-/// look.
-pub(crate) fn has_locked(pid: u32, file: FileId) -> io::Result<bool> {
-    for entry in fs::read_dir(Process::Pid(pid).file("fd"))? {
-        let number = entry?.file_name();
-        let Some(number) = number.to_str() else { continue };
-        // Follows the link: the file behind the descriptor, under whatever name it is now.
-        let Ok(stat) = fs::metadata(Process::Pid(pid).file(&format!("fd/{number}"))) else {
-            continue;
-        };
-        if (FileId { dev: stat.dev(), ino: stat.ino() }) != file {
-            continue;
-        }
-        let info = fs::read_to_string(Process::Pid(pid).file(&format!("fdinfo/{number}")));
-        let locked = |line: &str| line.starts_with("lock:") && line.contains(" FLOCK ");
-        if info.is_ok_and(|info| info.lines().any(locked)) {
-            return Ok(true);
+/// The files that a process has open, each with its descriptors as they are named below `/proc`; an
+/// error where we may not look.
+pub(crate) fn open_files(pid: u32) -> io::Result<HashMap<FileId, Vec<PathBuf>>> {
+    let files = open_files_of_thread(&Process::Pid(pid).file(""))?;
+    if !files.is_empty() {
+        return Ok(files);
+    }
+    // When the first thread has ended, only the others show what they share.
+    for thread in fs::read_dir(Process::Pid(pid).file("task"))? {
+        let files = open_files_of_thread(&thread?.path()).unwrap_or_default();
+        if !files.is_empty() {
+            return Ok(files);
         }
     }
-    Ok(false)
+    Ok(files)
+}
+
+fn open_files_of_thread(thread: &Path) -> io::Result<HashMap<FileId, Vec<PathBuf>>> {
+    let mut files: HashMap<FileId, Vec<PathBuf>> = HashMap::new();
+    for entry in fs::read_dir(thread.join("fd"))? {
+        let entry = entry?;
+        // Follows the link: the file behind the descriptor, under whatever name it is now. Gone, if
+        // it was closed just now.
+        let Ok(stat) = fs::metadata(entry.path()) else { continue };
+        let info = thread.join("fdinfo").join(entry.file_name());
+        files.entry(FileId { dev: stat.dev(), ino: stat.ino() }).or_default().push(info);
+    }
+    Ok(files)
+}
+
+/// Whether a descriptor holds a `flock`.
+pub(crate) fn is_locked(descriptor: &Path) -> bool {
+    let locked = |line: &str| line.starts_with("lock:") && line.contains(" FLOCK ");
+    fs::read_to_string(descriptor).is_ok_and(|info| info.lines().any(locked))
 }
 
 /// The device of a mount, from `/proc/self/mountinfo`.
@@ -155,30 +170,45 @@ pub(crate) struct KernelLock {
     pub file: FileId,
 }
 
-/// Every `flock` that is held (not those that are waited for), from `/proc/locks`.
-///
-/// The kernel gives a consistent view of about 70 lines at a time: between two pieces of a longer
-/// table it lets others take and release, and a lock that is held all the while can slip from one
-/// piece to the other. So a longer table is read twice: what is in neither reading is not held.
-pub(crate) fn locks() -> io::Result<Vec<KernelLock>> {
-    let mut text = Vec::new();
-    let pieces = read_locks(&mut text)?;
-    if pieces > 1 {
-        read_locks(&mut text)?;
-    }
-    Ok(text.split(|&byte| byte == b'\n').filter_map(parse_lock).collect())
+/// The kernel's table of locks.
+#[derive(Debug, Default)]
+pub(crate) struct LockTable {
+    /// Every `flock` that is held, not those that are waited for.
+    pub locks: Vec<KernelLock>,
+    /// The table was too long for a consistent view: a lock may be missing.
+    pub in_pieces: bool,
 }
 
-fn read_locks(text: &mut Vec<u8>) -> io::Result<usize> {
+/// Reads `/proc/locks`.
+///
+/// The kernel gives a consistent view of a page at a time, about 70 lines. Between two pages others
+/// take and release locks, which moves the lines behind theirs: the one that stands at the border
+/// can slip from the second page to the first, and is in neither. So a longer table is read twice,
+/// with borders half a page apart.
+pub(crate) fn locks() -> io::Result<LockTable> {
+    const PAGE: usize = 4096;
+    let mut text = Vec::new();
+    let in_pieces = read_locks(&mut text, PAGE)? > 1;
+    if in_pieces {
+        read_locks(&mut text, PAGE / 2)?;
+    }
+    let locks = text.split(|&byte| byte == b'\n').filter_map(parse_lock).collect();
+    Ok(LockTable { locks, in_pieces })
+}
+
+/// The answer is the number of pieces that the table came in, the first of at most `first` bytes.
+fn read_locks(text: &mut Vec<u8>, first: usize) -> io::Result<usize> {
     let mut file = File::open("/proc/locks")?;
+    let mut size = first;
     for pieces in 0.. {
         let end = text.len();
-        text.resize(end + 16 * 1024, 0);
+        text.resize(end + size, 0);
         let read = file.read(&mut text[end..])?;
         text.truncate(end + read);
         if read == 0 {
             return Ok(pieces);
         }
+        size = 16 * 1024;
     }
     unreachable!("the loop above ends only by returning")
 }

@@ -6,7 +6,7 @@
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
@@ -157,10 +157,13 @@ pub(crate) fn file_size_limit() -> u64 {
 /// Sets the file offset, which belongs to the open file description; `ESPIPE` for what has none.
 pub(crate) fn set_offset(fd: BorrowedFd<'_>, offset: i64) -> io::Result<()> {
     // SAFETY: no memory is involved.
-    match unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_SET) } {
-        -1 => Err(io::Error::last_os_error()),
-        set if set == offset => Ok(()),
-        // A device like /dev/null takes any offset and keeps none.
+    let set = unsafe { libc::lseek(fd.as_raw_fd(), offset, libc::SEEK_SET) };
+    if set == offset {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if set == -1 && error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+        // A device like /dev/null takes any offset and keeps none, a disk none beyond its end.
         _ => Err(io::Error::from_raw_os_error(libc::ESPIPE)),
     }
 }
@@ -232,10 +235,12 @@ pub(crate) struct Ready {
 }
 
 /// Waits until one of two descriptors is readable or hung up, at most for `timeout`; `EINTR` if a
-/// signal handler ran (`ppoll` is never restarted, also with `SA_RESTART`).
+/// signal handler ran (`ppoll` is never restarted, also with `SA_RESTART`). Where signals are held,
+/// they come in here and nowhere else: one that came before ends the call at once.
 pub(crate) fn poll(
     fds: [Option<BorrowedFd<'_>>; 2],
     timeout: Option<Duration>,
+    held: Option<&SignalsHeld>,
 ) -> io::Result<[Ready; 2]> {
     // A negative number is skipped by the kernel.
     let mut polled = fds.map(|fd| libc::pollfd {
@@ -245,8 +250,9 @@ pub(crate) fn poll(
     });
     let timeout = timeout.map(timespec);
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `polled` has two elements; `timeout` is null or points at a timespec that lives here.
-    check(unsafe { libc::ppoll(polled.as_mut_ptr(), 2, timeout, ptr::null()) })?;
+    let mask = held.map_or(ptr::null(), |held| ptr::from_ref(&held.before));
+    // SAFETY: `polled` has two elements; `timeout` and `mask` are null or point at what lives here.
+    check(unsafe { libc::ppoll(polled.as_mut_ptr(), 2, timeout, mask) })?;
     Ok(polled.map(|fd| Ready { event: fd.revents != 0, invalid: fd.revents & libc::POLLNVAL != 0 }))
 }
 
@@ -279,15 +285,17 @@ unsafe extern "C" {
     fn secure_getenv(name: *const c_char) -> *const c_char;
 }
 
-/// Where a thread may be unwound by its asynchronous cancellation, the calls that it makes must be
-/// declared so that they allow it.
+/// What the thread calls that may be unwound by its asynchronous cancellation. Declared as functions
+/// that do not unwind, and they do not: the cancellation comes as a signal, between two instructions.
+/// With `"C-unwind"` the compiler would add a way out of these calls, and under `panic = "abort"` that
+/// way aborts the process.
 pub(crate) mod unwinding {
     use std::ffi::c_int;
 
     pub(crate) const PTHREAD_CANCEL_DISABLE: c_int = 1;
     pub(crate) const PTHREAD_CANCEL_ASYNCHRONOUS: c_int = 1;
 
-    unsafe extern "C-unwind" {
+    unsafe extern "C" {
         pub(crate) fn flock(fd: c_int, operation: c_int) -> c_int;
         pub(crate) fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
         pub(crate) fn pthread_setcanceltype(kind: c_int, old: *mut c_int) -> c_int;
@@ -295,15 +303,13 @@ pub(crate) mod unwinding {
 }
 use unwinding::{PTHREAD_CANCEL_DISABLE, pthread_setcancelstate};
 
-/// Enough for a thread that only blocks in `flock`, is unwound and runs one key's destructor.
-const STACK_SIZE: usize = 64 * 1024;
+/// While it lives, every signal is blocked in the calling thread, but for the time of a [`poll`].
+pub(crate) struct SignalsHeld {
+    before: libc::sigset_t,
+}
 
-/// A thread that has neither been joined nor detached.
-pub(crate) struct Thread(libc::pthread_t);
-
-impl Thread {
-    /// Starts a thread in which every signal is blocked from its first instruction on.
-    pub fn spawn(entry: Entry, argument: *mut c_void) -> io::Result<Thread> {
+impl SignalsHeld {
+    pub fn new() -> io::Result<SignalsHeld> {
         let mut all = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
         // SAFETY: the call fills the set that it is given.
@@ -312,21 +318,49 @@ impl Thread {
         let code =
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
         check_code(code)?;
-        // A host with much thread-local storage needs more than our small stack (EINVAL).
-        let result = Thread::create(Some(STACK_SIZE), entry, argument)
-            .or_else(|_| Thread::create(None, entry, argument));
-        // SAFETY: `before` was filled by the first call.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
-        result
+        // SAFETY: the call succeeded, so it has filled in the set.
+        Ok(SignalsHeld { before: unsafe { before.assume_init() } })
     }
+}
 
-    fn create(stack: Option<usize>, entry: Entry, argument: *mut c_void) -> io::Result<Thread> {
+impl Drop for SignalsHeld {
+    fn drop(&mut self) {
+        let before = &raw const self.before;
+        // SAFETY: `before` is a set that the system gave us.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
+    }
+}
+
+/// Enough for a thread that only blocks in `flock`, is unwound and runs one key's destructor.
+const STACK_SIZE: usize = 64 * 1024;
+
+/// [`STACK_SIZE`] and what glibc itself takes from each thread's stack, the thread-local storage of
+/// the whole program among it. (The standard library asks the same function.) `None` if it cannot
+/// be known: then the default size is the safe one.
+fn stack_size() -> Option<usize> {
+    type Minimum = unsafe extern "C" fn(*const libc::pthread_attr_t) -> usize;
+    let name = c"__pthread_get_minstack";
+    // SAFETY: `name` is NUL-terminated.
+    let minimum = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    // SAFETY: null or glibc's function, which has this signature.
+    let minimum = unsafe { mem::transmute::<*mut c_void, Option<Minimum>>(minimum) }?;
+    // SAFETY: the function does not look at its argument.
+    Some(unsafe { minimum(ptr::null()) } + STACK_SIZE)
+}
+
+/// A thread that has neither been joined nor detached.
+pub(crate) struct Thread(libc::pthread_t);
+
+impl Thread {
+    /// Starts a thread, in which every signal is blocked from its first instruction on: it inherits
+    /// that from the caller, who holds them.
+    pub fn spawn(_held: &SignalsHeld, entry: Entry, argument: *mut c_void) -> io::Result<Thread> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: the call initialises the object that it is given.
         check_code(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
-        if let Some(size) = stack {
-            // SAFETY: the attributes were initialised above. A size that the system finds too
-            // small leaves its default.
+        if let Some(size) = stack_size() {
+            // SAFETY: the attributes were initialised above. A size that the system does not take
+            // leaves its default.
             unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), size) };
         }
         let mut thread = MaybeUninit::uninit();

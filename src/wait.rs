@@ -14,12 +14,13 @@
 //!   description and nobody was told. So, once the thread is gone, the caller tries once more on the
 //!   same description: a grant is neither lost nor taken twice.
 //! * The thread runs no signal handler of the host program: all signals are blocked in it, from
-//!   before its first instruction.
+//!   before its first instruction. The caller has them blocked, too, but while it polls: one that
+//!   comes any time after the first try ends the wait, and is not lost before it.
 //! * Its frame has no destructor that the cancellation would have to run, and it allocates nothing
 //!   while it can be cancelled. What it shares with the caller is reference counted, and its own
 //!   reference is dropped by the destructor of a thread-specific key, which runs however it ends.
-//! * Where a blocked `flock` cannot be interrupted (some filesystems in user space), the thread is
-//!   left to itself after [`PATIENCE`]. The caller closes the descriptor; should the lock be granted
+//! * Where a blocked `flock` cannot be interrupted (some filesystems in user space, or the user has
+//!   used up `RLIMIT_SIGPENDING`), the thread is left to itself after [`PATIENCE`]. The caller closes the descriptor; should the lock be granted
 //!   later, it goes with the description's last reference, which is the thread's own call.
 
 use std::ffi::c_void;
@@ -31,7 +32,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sys::unwinding::{self, PTHREAD_CANCEL_ASYNCHRONOUS, PTHREAD_CANCEL_DISABLE};
-use crate::sys::{self, Thread, ThreadExit};
+use crate::sys::{self, SignalsHeld, Thread, ThreadExit};
 use crate::table::Descriptor;
 
 /// How long a cancelled thread may take to end. Where it can be interrupted it takes less than a
@@ -66,20 +67,17 @@ pub(crate) fn lock(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
     if limits.deadline.is_none() && limits.cancel.is_none() {
         return sys::flock_blocking(fd.fd()).map_err(flock_failed);
     }
-    if limits.cancel.is_some() {
-        // Looked at first, so that a cancelled caller gets no lock, and a bad one an answer.
-        limits.poll(None, Some(Duration::ZERO))?;
-    }
     if try_once(fd)? {
         return Ok(());
     }
     if limits.left() == Some(Duration::ZERO) {
         return Err(Stop::TimedOut);
     }
-    match Blocked::start(fd) {
-        Ok(blocked) => blocked.wait(fd, limits),
+    let signals = SignalsHeld::new().map_err(|error| Stop::Failed("pthread_sigmask", error))?;
+    match Blocked::start(fd, &signals) {
+        Ok(blocked) => blocked.wait(fd, limits, &signals),
         // No thread (RLIMIT_NPROC) or no descriptor for it.
-        Err(_) => lock_by_polling(fd, limits),
+        Err(_) => lock_by_polling(fd, limits, &signals),
     }
 }
 
@@ -95,13 +93,27 @@ fn try_once(fd: &Descriptor) -> Result<bool, Stop> {
 }
 
 impl Limits<'_> {
+    /// Whether the wait may begin: a cancelled caller gets no lock, and one whose descriptor is not
+    /// open an answer. To be asked before the lock file is opened, which could take that number.
+    pub fn admit(&self) -> Result<(), Stop> {
+        match self.cancel {
+            Some(_) => self.poll(None, Some(Duration::ZERO), None).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Waits for `done`, at most for `timeout`; whether it came. An error is a reason to give up.
-    fn poll(&self, done: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> Result<bool, Stop> {
-        match sys::poll([done, self.cancel], timeout) {
+    fn poll(
+        &self,
+        done: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+        signals: Option<&SignalsHeld>,
+    ) -> Result<bool, Stop> {
+        match sys::poll([done, self.cancel], timeout, signals) {
             Ok([done, _]) if done.event => Ok(true),
             Ok([_, cancel]) if cancel.invalid => Err(Stop::BadCancel),
             Ok([_, cancel]) if cancel.event => Err(Stop::Cancelled),
@@ -113,11 +125,16 @@ impl Limits<'_> {
 }
 
 /// Growing sleeps: the last resort, still obeying deadline, cancellation and signals.
-fn lock_by_polling(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
+fn lock_by_polling(
+    fd: &Descriptor,
+    limits: &Limits<'_>,
+    signals: &SignalsHeld,
+) -> Result<(), Stop> {
     let (mut nap, longest) = NAPS;
     loop {
         let left = limits.left();
-        let slept = limits.poll(None, Some(left.map_or(nap, |left| nap.min(left))));
+        let timeout = left.map_or(nap, |left| nap.min(left));
+        let slept = limits.poll(None, Some(timeout), Some(signals));
         if try_once(fd)? {
             return Ok(());
         }
@@ -165,13 +182,13 @@ struct Blocked {
 }
 
 impl Blocked {
-    fn start(fd: &Descriptor) -> io::Result<Blocked> {
+    fn start(fd: &Descriptor, signals: &SignalsHeld) -> io::Result<Blocked> {
         EXIT.ready(init_exit)?;
         let done = Descriptor::open_other(sys::eventfd)?;
         let answer = AtomicI32::new(PENDING);
         let shared = Arc::new(Shared { lock: fd.number(), done, answer });
         let argument = Arc::into_raw(Arc::clone(&shared)).cast_mut().cast::<c_void>();
-        match Thread::spawn(block_in_flock, argument) {
+        match Thread::spawn(signals, block_in_flock, argument) {
             Ok(thread) => Ok(Blocked { thread, shared, owner: sys::process_id() }),
             Err(error) => {
                 // SAFETY: from `Arc::into_raw` above, and no thread has taken it.
@@ -181,10 +198,10 @@ impl Blocked {
         }
     }
 
-    fn wait(self, fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
+    fn wait(self, fd: &Descriptor, limits: &Limits<'_>, signals: &SignalsHeld) -> Result<(), Stop> {
         let stop = loop {
             let left = limits.left();
-            match limits.poll(Some(self.shared.done.fd()), left) {
+            match limits.poll(Some(self.shared.done.fd()), left, Some(signals)) {
                 Ok(true) => {
                     // It has nothing left to do but to end, so this does not wait.
                     self.thread.join();
@@ -216,26 +233,19 @@ extern "C-unwind" fn block_in_flock(argument: *mut c_void) -> *mut c_void {
     // SAFETY: from `Arc::into_raw`; this thread's reference lives until the key's destructor runs,
     // after this function.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
-    let mut errno = 0;
     // SAFETY: a null pointer is allowed. From here to the call's counterpart below, this thread
     // holds nothing that being cut off anywhere could leave half done.
     unsafe { unwinding::pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, ptr::null_mut()) };
     // The descriptor cannot have become another file's: the caller closes it only after it has
-    // cancelled this thread, and then the line above does not return.
-    loop {
-        // SAFETY: no memory is involved.
-        if unsafe { unwinding::flock(shared.lock, libc::LOCK_EX) } == 0 {
-            break;
-        }
-        // SAFETY: takes nothing and cannot fail.
-        let location = unsafe { libc::__errno_location() };
-        // SAFETY: errno's address is this thread's own, and valid while it runs.
-        errno = unsafe { *location };
-        if errno != libc::EINTR {
-            break;
-        }
-        errno = 0;
-    }
+    // cancelled this thread, and then the line above does not return. For the same reason there is
+    // only this one call: should it be interrupted (no handler runs here, but a filesystem may
+    // think so), that is the caller's answer.
+    // SAFETY: no memory is involved.
+    let result = unsafe { unwinding::flock(shared.lock, libc::LOCK_EX) };
+    // SAFETY: takes nothing and cannot fail.
+    let location = unsafe { libc::__errno_location() };
+    // SAFETY: errno's address is this thread's own, and valid while it runs.
+    let errno = if result == 0 { 0 } else { unsafe { *location } };
     // SAFETY: a null pointer is allowed.
     unsafe { unwinding::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, ptr::null_mut()) };
     shared.answer.store(errno, Ordering::Release);

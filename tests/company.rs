@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::installed::{Ensure, Installed, LANGUAGES, ROOT, long, run};
+use support::installed::{Ensure, Installed, LANGUAGES, ROOT, run};
 
 /// Makes the command that runs what follows it under the lock.
 type Start<'a> = Box<dyn Fn() -> Command + Sync + 'a>;
@@ -30,7 +30,7 @@ fn have_module(installed: &Installed, module: &str) -> bool {
 #[test]
 fn all_languages_and_other_tools_at_one_lock() {
     let Some(installed) = Installed::new(&["flock", "python3"]) else { return };
-    let seconds = if long() { 60.0 } else { 1.0 };
+    let seconds = if support::long() { 60.0 } else { 1.0 };
     let here = Path::new(ROOT).join("tests/company");
     let books = installed.scratch.path().join("books");
     fs::create_dir(&books).unwrap();
@@ -111,7 +111,7 @@ fn random(n: usize) -> usize {
 #[test]
 fn killed_python_runs_leave_the_others_their_turn() {
     let Some(installed) = Installed::new(&["python3"]) else { return };
-    let runs = if long() { 100 } else { 16 };
+    let runs = if support::long() { 100 } else { 16 };
     let directory = installed.scratch.path();
     fs::write(directory.join("count"), "0").unwrap();
     let start = || -> Child {

@@ -7,8 +7,6 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use session_lock::SessionLock;
 use support::installed::{self, Ensure, Installed, run};
@@ -195,16 +193,6 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Waits until it is so, which is a matter of moments.
-#[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !so() {
-        assert!(Instant::now() < limit, "{what}: not within a minute");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 fn play(installed: &Installed, ensure: &Ensure, scenario: &Scenario) {
     let locks = installed.locks();
     let lock = session_lock::path(Some(&locks), OsStr::from_bytes(scenario.args[0])).unwrap();
@@ -222,7 +210,7 @@ fn play(installed: &Installed, ensure: &Ensure, scenario: &Scenario) {
     if let (Some(actor), LetsGo | Dies) = (&mut actor, scenario.other) {
         // It says so, and does so.
         BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut first).unwrap();
-        until("it waits", || installed::waiters(&lock) == 1);
+        support::until_blocked(child.id(), support::inode(&lock));
         if scenario.other == Dies {
             actor.kill();
         } else {
@@ -242,7 +230,7 @@ fn play(installed: &Installed, ensure: &Ensure, scenario: &Scenario) {
     }
     // The helper's guardian takes a moment to see that the command has ended.
     drop(actor);
-    until("free afterwards", || support::is_free(&lock));
+    support::until("free afterwards", || support::is_free(&lock));
 }
 
 fn play_all(language: &str) {

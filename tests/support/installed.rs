@@ -22,11 +22,6 @@ pub struct Installed {
     pub scratch: TempDir,
 }
 
-/// The longer form of a test: `SESSION_LOCK_LONG=1`.
-pub fn long() -> bool {
-    env::var_os("SESSION_LOCK_LONG").is_some_and(|value| value == "1")
-}
-
 /// Runs the command, which must succeed; its standard output.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
@@ -184,15 +179,4 @@ impl Ensure {
         command.args(&self.0[1..]);
         command
     }
-}
-
-/// How many processes wait for the lock of this file, in the kernel's queue.
-pub fn waiters(lock: &Path) -> usize {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(file) = fs::metadata(lock) else { return 0 };
-    let inode = format!(":{}", file.ino());
-    let table = fs::read_to_string("/proc/locks").unwrap();
-    let waits =
-        |line: &&str| line.contains(" -> FLOCK") && line.split(' ').any(|f| f.ends_with(&inode));
-    table.lines().filter(waits).count()
 }

@@ -27,8 +27,17 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub mod c;
+
+pub mod installed;
 
 const ROLE: &str = "SESSION_LOCK_TEST_ROLE";
 /// In front of every line of ours: the test harness writes to the same standard output.
@@ -51,6 +60,13 @@ impl Actor {
         Actor::start_with(role, args, |_| {})
     }
 
+    /// `wrapper` is a command that executes the one which follows its arguments: `strace`, `unshare`.
+    pub fn start_under<S: AsRef<OsStr>>(wrapper: &[&str], role: &str, args: &[S]) -> Actor {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(env::current_exe().unwrap());
+        Actor::start_command(command, role, args)
+    }
+
     /// `prepare` may change the command before it is started: environment, `pre_exec`.
     pub fn start_with<S: AsRef<OsStr>>(
         role: &str,
@@ -58,19 +74,24 @@ impl Actor {
         prepare: impl FnOnce(&mut Command),
     ) -> Actor {
         let mut command = Command::new(env::current_exe().unwrap());
+        prepare(&mut command);
+        Actor::start_command(command, role, args)
+    }
+
+    fn start_command<S: AsRef<OsStr>>(mut command: Command, role: &str, args: &[S]) -> Actor {
         command.args(["role", "--exact", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(format!("{ROLE}_ARGS"), args.len().to_string());
         for (position, arg) in args.iter().enumerate() {
             command.env(format!("{ROLE}_{position}"), arg);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        prepare(&mut command);
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         Actor { child, input, output }
     }
 
+    /// Of the wrapper, if there is one.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -186,7 +207,11 @@ pub fn thread_count() -> usize {
 pub fn is_free(path: &Path) -> bool {
     let Ok(file) = fs::File::open(path) else { return true };
     // SAFETY: no memory is involved; the file is open.
-    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+    let free = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
+    // Not by the close alone: a process that another test is just starting may have a copy.
+    // SAFETY: as above.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) };
+    free
 }
 
 /// For a tool that a test needs: on a user's machine the test says that it is skipped, and why; in
@@ -215,4 +240,148 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-pub mod installed;
+/// Polls a state of the kernel that nothing announces. A minute is for a machine that is very busy
+/// with other things; the states asked for here come within a millisecond. (It must be the presence
+/// of something: `/proc/locks` may miss a line of a long table.)
+#[track_caller]
+pub fn until(state: &str, mut reached: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !reached() {
+        assert!(start.elapsed() < Duration::from_secs(60), "still not so: {state}");
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// A line of `/proc/locks` about a `flock`, held or waited for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flock {
+    pub pid: u32,
+    pub ino: u64,
+    pub blocked: bool,
+}
+
+pub fn flocks() -> Vec<Flock> {
+    let table = fs::read_to_string("/proc/locks").unwrap();
+    table.lines().filter_map(parse_flock).collect()
+}
+
+fn parse_flock(line: &str) -> Option<Flock> {
+    let (_, lock) = line.split_once(':')?;
+    let lock = lock.trim_start();
+    let blocked = lock.starts_with("->");
+    let mut fields = lock.trim_start_matches("->").split_ascii_whitespace();
+    if fields.next()? != "FLOCK" {
+        return None;
+    }
+    let pid = fields.nth(2)?.parse().ok()?;
+    let ino = fields.next()?.rsplit(':').next()?.parse().ok()?;
+    Some(Flock { pid, ino, blocked })
+}
+
+/// Waits until a process is in the kernel's queue for the file with this inode number.
+#[track_caller]
+pub fn until_blocked(pid: u32, ino: u64) {
+    let queued = Flock { pid, ino, blocked: true };
+    until("the waiter is in the kernel's queue", || flocks().contains(&queued));
+}
+
+pub fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+/// A child made by `fork(2)`; to be waited for with [`Forked::ended_well`].
+#[must_use]
+pub struct Forked {
+    pub pid: libc::pid_t,
+}
+
+/// Runs `body` in a child made by `fork(2)`: not in a program of its own, as an [`Actor`] is. A
+/// panic there is a failure of the child.
+pub fn fork(body: impl FnOnce()) -> Forked {
+    // SAFETY: the child runs `body` and ends; with glibc it may allocate even if there were other
+    // threads.
+    fork_with(|| unsafe { libc::fork() }, body)
+}
+
+/// `fork` may be another function of that kind.
+pub fn fork_with(fork: impl FnOnce() -> libc::pid_t, body: impl FnOnce()) -> Forked {
+    let pid = fork();
+    assert_ne!(pid, -1, "fork: {}", io::Error::last_os_error());
+    if pid == 0 {
+        let panicked = panic::catch_unwind(AssertUnwindSafe(body)).is_err();
+        // SAFETY: ends the process; no destructor and no exit handler of the parent's runs.
+        unsafe { libc::_exit(i32::from(panicked)) };
+    }
+    Forked { pid }
+}
+
+impl Forked {
+    #[track_caller]
+    pub fn ended_well(self) {
+        let mut status = 0;
+        loop {
+            // SAFETY: `status` is an int that the call fills.
+            if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } != -1 {
+                break;
+            }
+            let error = io::Error::last_os_error();
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "waitpid: {error}");
+        }
+        assert_eq!(status, 0, "the child failed");
+    }
+}
+
+/// Whether the tests that can run longer shall do so.
+pub fn long() -> bool {
+    env::var_os("SESSION_LOCK_LONG").is_some()
+}
+
+/// Tests that each need a process to themselves, because they fork, count descriptors or change what
+/// belongs to the whole process: functions from `&mut Stage`, by name, and then the other roles.
+#[allow(unused_macros, reason = "no test program uses everything")]
+macro_rules! alone {
+    ($($test:ident),* $(,)?; $($role:expr),* $(,)?) => {
+        #[test]
+        fn role() {
+            support::play(&[$((stringify!($test), $test),)* $($role),*]);
+        }
+
+        mod alone {
+            use super::support::Actor;
+
+            $(
+                #[test]
+                fn $test() {
+                    Actor::start(stringify!($test), &[""; 0]).finish();
+                }
+            )*
+        }
+    };
+}
+#[allow(unused_imports, reason = "no test program uses everything")]
+pub(crate) use alone;
+/// The shared library of this very build. `cargo test` leaves it somewhere among the intermediate
+/// files, so it is built as a user would, with this test's profile, features and target directory.
+pub fn shared_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        // <target directory>/<profile>/deps/<this program>
+        let program = env::current_exe().unwrap();
+        let profile = program.ancestors().nth(2).and_then(Path::file_name).unwrap();
+        let profile = if profile == "debug" { OsStr::new("dev") } else { profile };
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--lib", "--quiet", "--locked", "--message-format=json"]);
+        cargo.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        cargo.arg("--profile").arg(profile).arg("--target-dir").arg(target);
+        if !cfg!(feature = "cli") {
+            cargo.arg("--no-default-features");
+        }
+        let output = cargo.stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "the library does not build");
+        // Of the messages only the file names are needed, and those have no characters to escape.
+        let messages = String::from_utf8(output.stdout).unwrap();
+        let library = messages.split('"').find(|text| text.ends_with("/libsession_lock.so"));
+        PathBuf::from(library.expect("cargo names no shared library"))
+    })
+}

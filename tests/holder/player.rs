@@ -1,0 +1,284 @@
+//! A process that takes locks and asks about them when it is told to.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::{process, ptr, thread};
+
+use session_lock::{Holder, SessionLock, holder, keepers, list};
+
+use crate::support::{Actor, Stage};
+
+/// An answer in words: `Held 4711 orphaned confirmed labelled`. *Labelled* means that it knows more
+/// than the kernel does.
+pub fn words(holder: &Holder) -> String {
+    let mut words = format!("{:?}", holder.state);
+    if let Some(pid) = holder.pid {
+        words += &format!(" {pid}");
+    }
+    for (is, word) in [
+        (holder.orphaned, " orphaned"),
+        (holder.confirmed, " confirmed"),
+        (holder.acquired_at_ms.is_some(), " labelled"),
+    ] {
+        if is {
+            words += word;
+        }
+    }
+    words
+}
+
+pub fn ask(dir: &Path, session: &str) -> String {
+    words(&holder(Some(dir), session).unwrap())
+}
+
+/// What `list` says of the session; it must be what `holder` says.
+pub fn ask_both(dir: &Path, session: &str) -> String {
+    let sessions = list(Some(dir)).unwrap();
+    let listed = sessions.iter().find(|one| one.name == session).expect("not listed");
+    let asked = holder(Some(dir), session).unwrap();
+    assert_eq!(listed.holder, asked);
+    words(&asked)
+}
+
+pub fn pids_of_keepers(dir: &Path, session: &str) -> Vec<u32> {
+    let mut pids: Vec<u32> =
+        keepers(Some(dir), session).unwrap().iter().map(|keeper| keeper.pid).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The role. Each line of the test is a command and the session that it is about.
+pub fn play(stage: &mut Stage) {
+    let dir = stage.args[0].clone();
+    let dir = Path::new(&dir);
+    let mut locks: HashMap<String, SessionLock> = HashMap::new();
+    let mut files = Vec::new();
+    let mut nested: Option<(Player, Life)> = None;
+    let mut reborn = Vec::new();
+    while let Some(line) = stage.next() {
+        let (command, session) = line.split_once(' ').unwrap();
+        let answer = match command {
+            "acquire" => {
+                let lock = SessionLock::acquire(Some(dir), session).unwrap();
+                locks.insert(session.to_owned(), lock);
+                process::id().to_string()
+            }
+            "release" => {
+                locks.remove(session).unwrap().release().unwrap();
+                "released".to_owned()
+            }
+            "flock" | "share" | "wait" => {
+                let file = open(&session_lock::path(Some(dir), session).unwrap());
+                let operation = match command {
+                    "flock" => libc::LOCK_EX | libc::LOCK_NB,
+                    "share" => libc::LOCK_SH | libc::LOCK_NB,
+                    _ => libc::LOCK_EX,
+                };
+                flock(&file, operation);
+                files.push(file);
+                process::id().to_string()
+            }
+            "flock-in-thread-and-end-the-first-one" => {
+                let file = open(&session_lock::path(Some(dir), session).unwrap());
+                flock(&file, libc::LOCK_EX | libc::LOCK_NB);
+                stage.say(&process::id().to_string());
+                end_all_threads_but_one()
+            }
+            // A player of this one's own, in the same namespaces.
+            "nested-acquire" => {
+                let mut player = Player::start(dir);
+                let pid = player.pid_of(&format!("acquire {session}"));
+                nested = Some((player, Life::of(pid)));
+                pid.to_string()
+            }
+            "nested-kill" => nested.as_mut().unwrap().0.0.kill().to_string(),
+            "nested-reborn" => {
+                reborn.push(Reborn::start(&nested.as_ref().unwrap().1, None).expect("too late"));
+                "reborn".to_owned()
+            }
+            "child" => bare_child().to_string(),
+            "ask" => ask(dir, session),
+            "list" => ask_both(dir, session),
+            "keepers" => format!("{:?}", pids_of_keepers(dir, session)),
+            "become" => become_user(session.parse().unwrap()),
+            _ => unreachable!("no such command: {command}"),
+        };
+        stage.say(&answer);
+    }
+}
+
+pub fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+pub fn flock(file: &File, operation: i32) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::flock(file.as_raw_fd(), operation) }, 0);
+}
+
+/// A child by a bare `clone(2)`: no fork hook runs, so it keeps the descriptors. It lives until
+/// standard input ends.
+fn bare_child() -> i64 {
+    // SAFETY: without a stack of its own the child is a copy, as from fork.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid == 0 {
+        let mut byte = 0u8;
+        // SAFETY: the buffer has room for the one byte; the call is safe in a copy of a program
+        // with threads, as the next one is.
+        while unsafe { libc::read(0, (&raw mut byte).cast(), 1) } > 0 {}
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) };
+    }
+    assert_ne!(pid, -1);
+    pid
+}
+
+/// Goes on in a second thread after the first one, the process's own, has ended.
+fn end_all_threads_but_one() -> ! {
+    thread::spawn(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).unwrap();
+        process::exit(0);
+    });
+    // The role runs in a thread of the test harness. Signal handlers run in the first thread, if it
+    // takes the signal: this one ends it.
+    extern "C" fn end_thread(_: i32) {
+        // SAFETY: ends the calling thread only.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+    let handler = end_thread as extern "C" fn(i32);
+    // SAFETY: the handler makes one system call.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+    let pid = process::id();
+    // SAFETY: the first thread exists, and has the process's number.
+    unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, libc::SIGUSR1) };
+    loop {
+        thread::park();
+    }
+}
+
+fn become_user(uid: u32) -> String {
+    // SAFETY: the list is empty.
+    assert_eq!(unsafe { libc::setgroups(0, ptr::null()) }, 0);
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::setgid(uid) }, 0);
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::setuid(uid) }, 0);
+    format!("user {uid}")
+}
+
+/// The player, seen from the test.
+pub struct Player(pub Actor);
+
+impl Player {
+    pub fn start(dir: &Path) -> Player {
+        Player(Actor::start("player", &[dir]))
+    }
+
+    pub fn start_under(wrapper: &[&str], dir: &Path) -> Player {
+        Player(Actor::start_under(wrapper, "player", &[dir]))
+    }
+
+    /// Its answer.
+    #[track_caller]
+    pub fn tell(&mut self, line: &str) -> String {
+        self.0.say(line);
+        self.0.next().expect("the player has failed")
+    }
+
+    /// The PID, as the player sees itself.
+    #[track_caller]
+    pub fn pid_of(&mut self, line: &str) -> u32 {
+        self.tell(line).parse().unwrap()
+    }
+}
+
+pub fn stat_of(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/stat")).unwrap()
+}
+
+/// One use of a PID.
+pub struct Life {
+    pid: u32,
+    start: String,
+}
+
+impl Life {
+    pub fn of(pid: u32) -> Life {
+        // The 22nd of 52 fields; a blank in the second one does no harm from this end.
+        let start = stat_of(pid).rsplit(' ').nth(30).unwrap().to_owned();
+        Life { pid, start }
+    }
+}
+
+/// A process with the number of one that is gone; killed when dropped.
+pub struct Reborn(i32);
+
+impl Reborn {
+    /// `None` if another process got the number first. With `path`, it has flocked that file.
+    pub fn start(gone: &Life, path: Option<&CStr>) -> Option<Reborn> {
+        loop {
+            let reborn = Reborn::start_now(gone.pid, path)?;
+            // Not in the same tick of the clock (10 ms), which a number that nobody asks for never
+            // comes back in.
+            if Life::of(gone.pid).start != gone.start {
+                return Some(reborn);
+            }
+        }
+    }
+
+    fn start_now(pid: u32, path: Option<&CStr>) -> Option<Reborn> {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        let number = pid as libc::pid_t;
+        // SAFETY: zeros are valid for this struct of numbers.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        args.exit_signal = libc::SIGCHLD as u64;
+        args.set_tid = (&raw const number) as u64;
+        args.set_tid_size = 1;
+        // SAFETY: `args` and what it points to live through the call; without a stack of its own the
+        // child is a copy, as from fork.
+        let child = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
+        if child == 0 {
+            // SAFETY: the child ends with this thread of its parent.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            if let Some(path) = path {
+                // SAFETY: `path` is NUL-terminated; the call is safe in a copy of a program with
+                // threads, as the next ones are.
+                let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR) };
+                // SAFETY: no memory is involved.
+                if unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                    // SAFETY: ends the process.
+                    unsafe { libc::_exit(1) };
+                }
+            }
+            // SAFETY: the buffer has one byte.
+            unsafe { libc::write(writer.as_raw_fd(), c"!".as_ptr().cast(), 1) };
+            loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            }
+        }
+        if child == -1 {
+            let error = std::io::Error::last_os_error();
+            assert_eq!(error.raw_os_error(), Some(libc::EEXIST), "{error}");
+            return None;
+        }
+        drop(writer);
+        let reborn = Reborn(number);
+        std::io::Read::read_exact(&mut reader, &mut [0]).expect("it could not lock the file");
+        Some(reborn)
+    }
+}
+
+impl Drop for Reborn {
+    fn drop(&mut self) {
+        // SAFETY: our child, not yet waited for.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        // SAFETY: a null pointer is allowed.
+        unsafe { libc::waitpid(self.0, ptr::null_mut(), 0) };
+    }
+}
