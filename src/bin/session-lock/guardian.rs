@@ -8,50 +8,49 @@
 
 #![forbid(unsafe_code)]
 
-use std::convert::Infallible;
-use std::env;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::parent_id;
+use std::{env, io, process};
 
-use crate::sys::{self, Fork, Undisturbed};
-
-/// How `ps` shows a guardian, with COMMAND's PID behind it.
-pub const TITLE: &str = "session-lock: guardian";
+use crate::sys::{self, Undisturbed};
 
 /// Starts the guardian of this process, which goes on and executes COMMAND.
 ///
 /// # Errors
 ///
-/// There is no guardian then, and the lock is not held any more.
-pub fn start(lock: OwnedFd) -> io::Result<OwnedFd> {
+/// There is no guardian then.
+pub fn start(lock: &OwnedFd) -> io::Result<()> {
     let command = sys::pidfd_of_myself()?;
     // Until the guardian is in its own session a Ctrl-C would reach it; and then, too, it has nobody
     // to listen to.
     let _undisturbed = Undisturbed::new();
-    match sys::fork()? {
-        Fork::Child => {
-            let Err(error) = become_guardian(lock, &command);
-            sys::exit_now(error.raw_os_error().and_then(|errno| errno.try_into().ok()).unwrap_or(1))
-        }
-        Fork::Parent(middle) => match sys::wait_for(middle)? {
-            Some(0) => Ok(lock),
-            Some(errno) => Err(io::Error::from_raw_os_error(errno.into())),
-            None => Err(io::Error::other("it was killed")),
-        },
+    let me = process::id();
+    let mut middle = || match leave_guardian(lock, &command, me) {
+        Ok(()) => 0,
+        Err(error) => error.raw_os_error().and_then(|errno| errno.try_into().ok()).unwrap_or(1),
+    };
+    match sys::in_a_child(&mut middle)? {
+        Some(0) => Ok(()),
+        Some(errno) => Err(io::Error::from_raw_os_error(errno.into())),
+        None => Err(io::Error::other("it was killed")),
     }
 }
 
-fn become_guardian(lock: OwnedFd, command: &OwnedFd) -> io::Result<Infallible> {
-    sys::set_title(&format!("{TITLE} of {}", parent_id()));
+/// In the middle one.
+fn leave_guardian(lock: &OwnedFd, command: &OwnedFd, pid: u32) -> io::Result<()> {
     sys::new_session()?;
     env::set_current_dir("/")?;
     sys::close_all_but([lock.as_fd(), command.as_fd()])?;
-    if let Fork::Parent(_) = sys::fork()? {
-        sys::exit_now(0);
+    if sys::fork()? {
+        guard(lock, command, pid);
     }
-    // Should the wait itself fail, the lock ends with this process: better free than held for ever.
+    Ok(())
+}
+
+/// The guardian.
+fn guard(lock: &OwnedFd, command: &OwnedFd, pid: u32) -> ! {
+    sys::set_title(&format!("session-lock: guardian of {pid}"));
     let waited = sys::poll([Some(command.as_fd()), None], None);
-    let released = waited.and_then(|_| session_lock::release_fd(lock));
+    // Should the wait itself fail, the lock ends with this process: better free than held for ever.
+    let released = waited.and_then(|_| lock.try_clone()).and_then(session_lock::release_fd);
     sys::exit_now(released.is_err().into())
 }

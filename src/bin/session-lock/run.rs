@@ -53,10 +53,11 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
     };
     let wait = args.wait || args.timeout.is_some();
     let deadlock = is_held_by_an_ancestor(dir, session, &holder);
-    let timeout = match () {
+    let ending = !wait && has_ended(&holder);
+    let mut timeout = match () {
         () if deadlock => Some(Duration::ZERO),
         () if wait => args.timeout,
-        () if is_ending(dir, session, &holder) => Some(ENDING),
+        () if ending => Some(ENDING.0),
         () => Some(Duration::ZERO),
     };
     // Dropped, and its thread ended, before the lock is used.
@@ -65,6 +66,11 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
         let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
         match SessionLock::wait(dir, session, left, None) {
             Err(Error::Interrupted { .. }) => {}
+            Err(Error::TimedOut { .. })
+                if ending && timeout == Some(ENDING.0) && has_guardian(dir, session) =>
+            {
+                timeout = Some(ENDING.1);
+            }
             result => break result,
         }
     };
@@ -87,24 +93,27 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
     Err(args.conflict_exit_code)
 }
 
-/// How long the guardian of a COMMAND that has ended may take to be given the processor.
-const ENDING: Duration = Duration::from_secs(1);
+/// How long the guardian of a COMMAND that has ended may take to be given the processor: at first,
+/// and if it is known to be there.
+const ENDING: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// Whether COMMAND has ended and only its guardian still has to notice: the next one in a script
-/// must not find the lock held by the one before.
-fn is_ending(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> bool {
-    let gone = match holder.state {
+/// Whether the process that took the lock has ended. Perhaps only its guardian still has to notice:
+/// the next command of a script must not find the lock held by the one before.
+fn has_ended(holder: &Holder) -> bool {
+    match holder.state {
         State::Free => true,
         State::Held => holder.orphaned,
         // Where the kernel's table is not all, a label of a process of ours that is dead.
         State::Unknown => holder.pid.is_some(),
-    };
-    gone && {
-        let keepers = session_lock::keepers(dir, session).unwrap_or_default();
-        let is_guardian =
-            |keeper: &Keeper| keeper.command.as_bytes().starts_with(guardian::TITLE.as_bytes());
-        keepers.is_empty() || keepers.iter().any(is_guardian)
     }
+}
+
+/// Whether those that keep the lock may be its guardian: they are, or have just ended, or cannot be
+/// seen.
+fn has_guardian(dir: Option<&Path>, session: &OsStr) -> bool {
+    let keepers = session_lock::keepers(dir, session).unwrap_or_default();
+    let is_guardian = |keeper: &Keeper| keeper.command.as_bytes().starts_with(b"session-lock");
+    keepers.is_empty() || keepers.iter().any(is_guardian)
 }
 
 /// Whether the lock is held by a process that this one descends from, or is itself: it would wait for
@@ -148,9 +157,10 @@ fn hand_over(args: &RunArgs, lock: SessionLock) -> Result<OwnedFd, String> {
         sys::make_inheritable(lock.as_fd()).map_err(|error| format!("fcntl: {error}"))?;
         return Ok(lock);
     }
-    guardian::start(lock).map_err(|error| {
+    guardian::start(&lock).map_err(|error| {
         format!("cannot start the lock's guardian: {error}; the command was not run")
-    })
+    })?;
+    Ok(lock)
 }
 
 /// Becomes COMMAND; returns only if that fails.

@@ -143,8 +143,9 @@ impl Line {
         if !sys::in_foreground(stderr.as_fd()) {
             return;
         }
-        // The last column stays free: a cursor behind it may be in the next line.
-        let text = show::cut(text, width.saturating_sub(1));
+        // Room for the terminal's own "^C" and for the cursor: in the next line they would be out of
+        // reach.
+        let text = show::cut(text, width.saturating_sub(3));
         self.width = text.len();
         let _ = write!(stderr.lock(), "\r{text}\x1b[K");
     }

@@ -1,0 +1,162 @@
+//! The lock lives exactly as long as the command, whatever ends it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::{Holding, PROGRAM, Place, is_alive, signal, support, until};
+
+fn guardian_of(pid: u32) -> u32 {
+    let title = format!("session-lock: guardian of {pid}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if line.trim_end_matches('\0') == title {
+            found.push(entry.file_name().to_str().unwrap().parse().unwrap());
+        }
+    }
+    assert_eq!(found.len(), 1, "guardians of {pid}: {found:?}");
+    found[0]
+}
+
+#[test]
+fn whatever_kills_the_command_frees_the_lock() {
+    let place = Place::new();
+    let mut slowest = Duration::ZERO;
+    for number in 1..=31 {
+        let ends = ![
+            libc::SIGCHLD,
+            libc::SIGCONT,
+            libc::SIGSTOP,
+            libc::SIGTSTP,
+            libc::SIGTTIN,
+            libc::SIGTTOU,
+            libc::SIGURG,
+            libc::SIGWINCH,
+        ]
+        .contains(&number);
+        if !ends {
+            continue;
+        }
+        let mut command = place.command("sh");
+        let script = "ulimit -c 0; echo ready; exec session-lock run s -- sleep 600";
+        command.args(["-c", script]);
+        let mut holding = Holding::start(command);
+        holding.hear("ready");
+        until("sleep runs", || {
+            let name = fs::read_to_string(format!("/proc/{}/comm", holding.pid()));
+            name.is_ok_and(|name| name == "sleep\n")
+        });
+        assert!(!support::is_free(&place.lock_file("s")), "signal {number}");
+        signal(holding.pid(), number);
+        assert!(!holding.child.wait().unwrap().success());
+        let lasted = until("free", || support::is_free(&place.lock_file("s")));
+        slowest = slowest.max(lasted);
+    }
+    println!("free at most {slowest:?} after the end was seen");
+}
+
+#[test]
+fn without_its_guardian_the_command_runs_on_and_the_lock_is_free() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    let guardian = guardian_of(holding.pid());
+    signal(guardian, libc::SIGKILL);
+    place.until_free("s");
+    assert!(is_alive(holding.pid()));
+    assert_eq!(holding.finish().code(), Some(7));
+}
+
+#[test]
+fn the_guardian_is_out_of_everybodys_way() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    let guardian = guardian_of(holding.pid());
+    let proc = PathBuf::from(format!("/proc/{guardian}"));
+    // Nothing open but the lock and the descriptor of COMMAND's process.
+    let open: Vec<_> = fs::read_dir(proc.join("fd"))
+        .unwrap()
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
+        .collect();
+    assert_eq!(open.len(), 2, "{open:?}");
+    assert!(open.contains(&place.lock_file("s")), "{open:?}");
+    assert!(open.contains(&PathBuf::from("anon_inode:[pidfd]")), "{open:?}");
+    assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), PathBuf::from("/"));
+    // No child of the command, nor in its session or group.
+    let stat = |pid: u32| -> Vec<String> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, fields) = text.rsplit_once(") ").unwrap();
+        fields.split(' ').take(4).map(str::to_owned).collect()
+    };
+    let ([_, parent, group, session], [_, _, group_of, session_of]) =
+        (&stat(guardian)[..], &stat(holding.pid())[..])
+    else {
+        panic!()
+    };
+    assert_ne!(*parent, holding.pid().to_string());
+    assert_ne!((group, session), (group_of, session_of));
+    let children = format!("/proc/{0}/task/{0}/children", holding.pid());
+    assert_eq!(fs::read_to_string(children).unwrap(), "");
+    // No signal that is meant for others ends it.
+    for number in 1..32 {
+        if ![libc::SIGKILL, libc::SIGSTOP].contains(&number) {
+            signal(guardian, number);
+        }
+    }
+    let memory = fs::read_to_string(proc.join("smaps_rollup")).unwrap();
+    let own = memory.lines().find(|line| line.starts_with("Private_Dirty")).unwrap();
+    println!("the guardian's own memory: {own}");
+    let own: u64 = own.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(own < 800, "{memory}");
+    assert!(is_alive(guardian) && !support::is_free(&place.lock_file("s")));
+    holding.finish();
+    until("the guardian has ended", || !is_alive(guardian));
+    place.until_free("s");
+    assert_eq!(fs::read_to_string(place.lock_file("s")).unwrap().trim_end(), "0");
+}
+
+#[test]
+fn what_the_command_leaves_running_keeps_the_lock_only_with_inherit() {
+    let place = Place::new();
+    for (option, expected) in [("", "free"), ("-i", "held")] {
+        let script = format!(
+            "mkfifo up end
+            session-lock run {option} s -- sh -c 'setsid sh -c \"echo >up; read line <end\" & read line <up'
+            session-lock run -q s -- echo free || echo held
+            echo >end; rm up end"
+        );
+        assert_eq!(place.output(&script), format!("{expected}\n"), "{option}");
+        place.until_free("s");
+    }
+}
+
+#[test]
+fn a_command_that_executes_another_one_keeps_the_lock() {
+    let place = Place::new();
+    let mut command = place.command(PROGRAM);
+    let chain = "exec sh -c 'exec sh -c \"echo last; read line\"'";
+    command.args(["run", "s", "--", "sh", "-c", chain]);
+    let mut holding = Holding::start(command);
+    holding.hear("last");
+    assert!(!support::is_free(&place.lock_file("s")));
+    let holder = place.output("session-lock holder s");
+    assert_eq!(holder, format!("{}\n", holding.pid()));
+    holding.finish();
+    place.until_free("s");
+}
+
+#[test]
+fn a_lock_whose_file_is_replaced_is_not_released_by_an_old_guardian() {
+    let place = Place::new();
+    let old = place.hold(&["s"]);
+    fs::rename(place.lock_file("s"), place.path().join("moved")).unwrap();
+    let new = place.hold(&["s"]);
+    let inode = fs::metadata(place.lock_file("s")).unwrap().ino();
+    old.finish();
+    until("the old lock is free", || support::is_free(&place.path().join("moved")));
+    assert!(!support::is_free(&place.lock_file("s")));
+    assert_eq!(place.output("session-lock holder s"), format!("{}\n", new.pid()));
+    assert_eq!(fs::metadata(place.lock_file("s")).unwrap().ino(), inode);
+    new.finish();
+}

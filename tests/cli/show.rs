@@ -1,0 +1,151 @@
+//! `holder`, `list` and `path`.
+
+use std::fs;
+
+use crate::{Place, support};
+
+#[test]
+fn holder_says_who_and_its_exit_code_whether() {
+    let place = Place::new();
+    let holder = |args: &str| {
+        let output = place.run(&format!("session-lock holder {args} s"));
+        assert_eq!(output.stderr, b"");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(holder(""), (1, String::new()));
+    assert!(!place.lock_file("s").exists(), "asking has created the file");
+    let holding = place.hold(&["s"]);
+    assert_eq!(holder(""), (0, format!("{}\n", holding.pid())));
+    let (code, json) = holder("--json");
+    assert_eq!(code, 0);
+    for field in [
+        r#""session": "s""#.to_owned(),
+        r#""state": "held""#.to_owned(),
+        format!(r#""pid": {}"#, holding.pid()),
+        r#""orphaned": false"#.to_owned(),
+        r#""command": "sh -c echo held; read line; exit 7""#.to_owned(),
+        r#""acquired_at_ms": 1"#.to_owned(),
+        r#""host": ""#.to_owned(),
+    ] {
+        assert!(json.contains(&field), "{field} in {json}");
+    }
+    holding.finish();
+    place.until_free("s");
+    let (code, json) = holder("--json");
+    assert_eq!(code, 1);
+    assert!(json.contains(r#""state": "free""#) && json.contains(r#""pid": null"#), "{json}");
+}
+
+#[test]
+fn holder_says_unknown_where_it_cannot_know() {
+    if !support::is_root() || !support::have("unshare") {
+        return;
+    }
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    // In there, the table does not show holders outside, and the label's PID means nothing.
+    let output = place.run("unshare --pid --fork --mount-proc session-lock holder s; echo $?");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "unknown\n2\n");
+    let json =
+        place.output("unshare --pid --fork --mount-proc session-lock holder --json s || true");
+    assert!(json.contains(r#""state": "unknown""#), "{json}");
+    holding.finish();
+}
+
+#[test]
+fn list_shows_held_sessions_first_in_columns() {
+    let place = Place::new();
+    assert_eq!(place.output("session-lock list").lines().count(), 1);
+    place.output("session-lock run a-free-one true; session-lock run 'grüße' true");
+    let long = "x".repeat(200);
+    let holding = place.hold(&[&long]);
+    place.until_free("a-free-one");
+    place.until_free("gr%C3%BC%C3%9Fe");
+    let table = place.output("session-lock list");
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(lines[0].starts_with("SESSION ") && lines[0].ends_with("  COMMAND"));
+    // In a pipe nothing is cut.
+    assert!(lines[1].starts_with(&format!("{long}  held ")), "{table}");
+    assert!(lines[1].ends_with("  sh -c echo held; read line; exit 7"), "{table}");
+    assert!(lines[2].starts_with("a-free-one ") && lines[3].starts_with("grüße "), "{table}");
+    let column = |line: &str, word: &str| line.split(word).next().unwrap().chars().count();
+    assert_eq!(column(lines[2], "free  "), column(lines[0], "STATE"), "{table}");
+    assert_eq!(column(lines[3], "free  "), column(lines[0], "STATE"), "{table}");
+    let json = place.output("session-lock list --json");
+    assert!(json.starts_with('[') && json.contains(r#""session": "grüße""#), "{json}");
+    holding.finish();
+    assert_eq!(place.output("session-lock list --json --dir none"), "[]\n");
+}
+
+#[test]
+fn nothing_that_is_printed_can_move_the_cursor() {
+    let place = Place::new();
+    let hostile = "\u{1b}[2J\u{1b}]0;x\u{7}\r\n\u{9b}31m\u{202e}";
+    let mut command = place.command(crate::PROGRAM);
+    let script = "echo held; read line";
+    command.args(["run", hostile, "--", "sh", "-c", script, hostile]);
+    let mut holding = crate::Holding::start(command);
+    holding.hear("held");
+    let mut seen = Vec::new();
+    for arguments in [&["list"][..], &["run", hostile, "true"], &["holder", hostile]] {
+        let output = place.command(crate::PROGRAM).args(arguments).output().unwrap();
+        seen.extend(output.stdout);
+        seen.extend(output.stderr);
+    }
+    let mut waiting = place.command(crate::PROGRAM);
+    let output = waiting.args(["run", "-t", "0.5", hostile, "true"]).output().unwrap();
+    seen.extend(output.stderr);
+    let seen = String::from_utf8(seen).unwrap();
+    let moves = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!seen.contains(moves), "{seen:?}");
+    assert!(seen.contains(r"\u{1b}[2J"), "{seen}");
+    assert!(seen.contains("waiting for"), "{seen}");
+    holding.finish();
+}
+
+#[test]
+fn an_orphaned_lock_names_both_processes() {
+    let place = Place::new();
+    let script = "mkfifo up end
+        session-lock run -i s -- sh -c 'sh -c \"echo \\$\\$ >up; read line <end\" & read pid <up; echo $pid'
+        session-lock list; session-lock run s true; session-lock holder --json s; echo >end";
+    let output = place.run(script);
+    let (out, err) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let keeper = out.lines().next().unwrap();
+    let expected =
+        format!("{keeper} (sh -c echo $$ >up; read line <end), which inherited it from ");
+    assert!(out.contains(&expected), "{out}");
+    assert!(err.contains(&format!("'s' is held by {expected}")), "{err}");
+    assert!(err.contains(" (gone); -w waits for it\n"), "{err}");
+    assert!(out.contains(r#""orphaned": true"#), "{out}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is_one() {
+    let place = Place::new();
+    place.output("session-lock run s true");
+    let script = "trap '' PIPE; mkfifo p; exec 4<>p 5>p 4<&-
+        session-lock list >&5; echo $?; session-lock path s >&5; echo $?
+        session-lock --help >&5; echo $?";
+    assert_eq!(place.output(script), "0\n0\n0\n");
+    let output = place.run("session-lock list >/dev/full; echo $?");
+    assert_eq!(output.stdout, b"125\n");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("standard output"));
+}
+
+#[test]
+fn path_is_for_other_tools() {
+    let place = Place::new();
+    let expected = format!("{}/a%2Fb.lock\n", place.path().display());
+    assert_eq!(place.output("session-lock path a/b"), expected);
+    assert_eq!(place.output("session-lock path --dir rel s"), "rel/s.lock\n");
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    if support::have("flock") {
+        let script =
+            "session-lock run s -- sh -c 'flock -n \"$(session-lock path s)\" true'; echo $?
+            flock \"$(session-lock path s)\" session-lock run -q s true; echo $?";
+        assert_eq!(place.output(script), "1\n75\n");
+    }
+}

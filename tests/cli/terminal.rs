@@ -1,0 +1,200 @@
+//! In a real terminal, with job control.
+
+use std::fs;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{PROGRAM, Place, is_waited_for, support, until};
+
+/// A terminal of 80 columns with a shell in it.
+struct Terminal {
+    socket: String,
+}
+
+impl Terminal {
+    /// `None` where there is no tmux.
+    fn open(place: &Place) -> Option<Terminal> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !support::have("tmux") || !support::have("bash") {
+            return None;
+        }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let socket = format!("session-lock-test-{}-{number}", std::process::id());
+        let terminal = Terminal { socket };
+        let mut command = place.command("tmux");
+        command.env_remove("TMUX").args(["-L", &terminal.socket]);
+        command.args(["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24"]);
+        command.arg("exec env PS1='> ' bash --norc --noprofile");
+        assert!(command.status().unwrap().success());
+        terminal.until(">");
+        Some(terminal)
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        let output = command.args(["-L", &self.socket]).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn line(&self, line: &str) {
+        self.tmux(&["send-keys", "-l", line]);
+        self.key("Enter");
+    }
+
+    fn key(&self, key: &str) {
+        self.tmux(&["send-keys", key]);
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    #[track_caller]
+    fn until(&self, text: &str) {
+        let began = std::time::Instant::now();
+        while !self.screen().contains(text) {
+            assert!(began.elapsed() < crate::LIMIT, "no {text:?} in:\n{}", self.screen());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+#[test]
+fn control_c_ends_the_command() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    terminal.line("session-lock run s -- sh -c 'echo up; exec sleep 600'");
+    terminal.until("\nup");
+    terminal.key("C-c");
+    terminal.line("echo status=$?");
+    terminal.until("status=130");
+    place.until_free("s");
+}
+
+#[test]
+fn control_z_stops_the_command_and_fg_goes_on() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    terminal.line("session-lock run s -- sh -c 'echo up; read line; echo got $line; exit 7'");
+    terminal.until("\nup");
+    terminal.key("C-z");
+    terminal.until("Stopped");
+    assert!(!support::is_free(&place.lock_file("s")));
+    terminal.line("fg; echo status=$?");
+    terminal.line("text");
+    terminal.until("got text");
+    terminal.until("status=7");
+    place.until_free("s");
+}
+
+#[test]
+fn a_wait_is_one_line_that_is_current_and_then_gone() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    let holding = place.hold(&["s"]);
+    terminal.line("clear; session-lock run -w s -- echo ran");
+    let line = |waited: &str| {
+        format!("session-lock: waiting {waited} for 's', held by {} (sh -c echo", holding.pid())
+    };
+    terminal.until(&line("1s"));
+    terminal.until(&line("2s"));
+    let screen = terminal.screen();
+    assert_eq!(screen.matches("waiting").count(), 1, "{screen}");
+    // It does not wrap.
+    let line = screen.lines().find(|line| line.contains("waiting")).unwrap();
+    assert!(line.chars().count() <= 77 && line.ends_with('…'), "{line}");
+    holding.finish();
+    terminal.until("ran");
+    let screen = terminal.screen();
+    assert!(!screen.contains("waiting"), "{screen}");
+}
+
+#[test]
+fn control_c_ends_the_wait_and_leaves_nothing() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    let holding = place.hold(&["s"]);
+    terminal.line("clear; session-lock run -w s -- echo ran");
+    terminal.until("session-lock: waiting");
+    terminal.key("C-c");
+    terminal.line("echo status=$?");
+    terminal.until("status=130");
+    let screen = terminal.screen();
+    assert!(!screen.contains("waiting") && !screen.contains("ran"), "{screen}");
+    assert!(!is_waited_for(&place.lock_file("s")));
+    holding.finish();
+}
+
+#[test]
+fn control_z_stops_the_wait_and_fg_goes_on() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    let holding = place.hold(&["s"]);
+    terminal.line("clear; session-lock run -w s -- echo ran");
+    terminal.until("session-lock: waiting");
+    terminal.key("C-z");
+    terminal.until("Stopped");
+    terminal.line("clear; fg");
+    terminal.until("session-lock: waiting");
+    holding.finish();
+    terminal.until("\nran");
+    assert!(!terminal.screen().contains("waiting"));
+}
+
+#[test]
+fn in_the_background_a_wait_does_not_write_over_the_terminal() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    let holding = place.hold(&["s"]);
+    terminal.line("clear; session-lock run -w s -- echo ran & sleep 1.5; echo done");
+    terminal.until("\ndone");
+    until("it waits", || is_waited_for(&place.lock_file("s")));
+    assert!(!terminal.screen().contains("waiting"));
+    holding.finish();
+    terminal.until("> ran");
+}
+
+#[test]
+fn a_list_is_cut_to_the_width_of_the_terminal() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    let holding = place.hold(&[&"long-name-".repeat(12)]);
+    terminal.line("clear; session-lock list; echo done");
+    terminal.until("\ndone");
+    let screen = terminal.screen();
+    let lines: Vec<&str> = screen.lines().collect();
+    assert!(lines[0].starts_with("SESSION"), "{screen}");
+    let row = lines[1];
+    assert!(row.starts_with("long-name-long") && row.contains("…  held"), "{screen}");
+    assert!(row.chars().count() <= 80 && lines[2] == "done", "{screen}");
+    holding.finish();
+}
+
+#[test]
+fn a_terminal_and_cron_exclude_each_other() {
+    let place = Place::new();
+    let Some(terminal) = Terminal::open(&place) else { return };
+    // In the default directory, which must not depend on what the two have not in common.
+    let session = format!("session-lock-test-{}", std::process::id());
+    let cron = |arguments: &str| {
+        let mut command = Command::new("env");
+        command.args(["-i", "PATH=/usr/bin:/bin", "setsid", "-w", "sh", "-c"]);
+        command.arg(format!("exec {PROGRAM} {arguments}")).current_dir("/");
+        command.stdin(std::process::Stdio::null()).output().unwrap()
+    };
+    let path = String::from_utf8(cron(&format!("path {session}")).stdout).unwrap();
+    terminal.line("unset SESSION_LOCK_DIR; export HOME=$PWD XDG_RUNTIME_DIR=$PWD TMPDIR=$PWD");
+    terminal.line(&format!("session-lock run {session} -- sh -c 'echo up; read line'; clear"));
+    terminal.until("\nup");
+    assert_eq!(cron(&format!("run {session} -- true")).status.code(), Some(75));
+    terminal.key("Enter");
+    until("free", || cron(&format!("run {session} -- true")).status.success());
+    // Nobody else knows this session.
+    fs::remove_file(path.trim_end()).unwrap();
+}

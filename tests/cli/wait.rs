@@ -1,0 +1,118 @@
+//! `run -w` and `run -t`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::{Holding, PROGRAM, Place, is_waited_for, until};
+
+#[test]
+fn it_runs_when_the_lock_comes() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    let mut waiter = place.script("exec session-lock run -t 50.5 s -- echo ran");
+    let waiter = waiter.stdout(Stdio::piped()).spawn().unwrap();
+    until("it waits", || is_waited_for(&place.lock_file("s")));
+    holding.finish();
+    let output = waiter.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"ran\n");
+}
+
+#[test]
+fn it_gives_up_when_the_time_is_over() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    let began = Instant::now();
+    let output = place.run("session-lock run -t 0.3 s -- echo ran");
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(output.status.code(), Some(75));
+    assert_eq!(output.stdout, b"");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.ends_with("; waited 300ms\n"), "{message}");
+    holding.finish();
+}
+
+#[test]
+fn without_a_terminal_it_tells_each_holder_in_a_line() {
+    let place = Place::new();
+    let first = place.hold(&["s"]);
+    let start = |options: &[&str], stderr: Stdio| {
+        let mut command = place.command(PROGRAM);
+        command.arg("run").args(options).args(["s", "--", "sh", "-c", "echo held; read line"]);
+        command.stderr(stderr);
+        Holding::start(command)
+    };
+    let mut second = start(&["-w", "-q"], Stdio::inherit());
+    until("the second one waits", || is_waited_for(&place.lock_file("s")));
+    let (read, write) = pipe();
+    let mut last = start(&["-w"], write.into());
+    let mut lines = BufReader::new(read).lines().map(Result::unwrap);
+    let told = |pid: u32, end: &str| {
+        format!("session-lock: waiting for 's', held by {pid} (sh -c echo held; read line{end})")
+    };
+    assert_eq!(lines.next().unwrap(), told(first.pid(), "; exit 7"));
+    first.finish();
+    second.hear("held");
+    assert_eq!(lines.next().unwrap(), told(second.pid(), ""));
+    second.finish();
+    last.hear("held");
+    last.finish();
+    assert_eq!(lines.next(), None);
+}
+
+fn pipe() -> (File, File) {
+    use std::os::fd::FromRawFd;
+    let mut fds = [0; 2];
+    // SAFETY: the array has room for the two numbers.
+    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    // SAFETY: the call has just given us these descriptors; nobody else owns them.
+    fds.map(|fd| unsafe { File::from_raw_fd(fd) }).into()
+}
+
+#[test]
+fn a_lock_that_an_ancestor_holds_is_refused_at_once() {
+    let place = Place::new();
+    for inner in ["run -w s", "run -t 3000 s"] {
+        for outer in [
+            // Directly, through a shell, with an environment that tells nothing, from another session.
+            format!("session-lock run s -- session-lock {inner} -- echo ran"),
+            format!("session-lock run s -- sh -c 'session-lock {inner} -- echo ran; exit $?'"),
+            format!(
+                "session-lock run s -- setsid -w env -i {PROGRAM} run --dir . -w s -- echo ran"
+            ),
+            format!("session-lock run -i s -- sh -c 'session-lock {inner} -- echo ran; exit $?'"),
+            format!("flock s.lock session-lock {inner} -- echo ran"),
+        ] {
+            let output = place.run(&outer);
+            assert_eq!(output.status.code(), Some(75), "{outer}");
+            assert_eq!(output.stdout, b"", "{outer}");
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert!(message.contains("has started this command"), "{message}");
+            place.until_free("s");
+        }
+    }
+    // Another session's lock is none of that.
+    assert_eq!(place.output("session-lock run s -- session-lock run -w t -- echo ran"), "ran\n");
+}
+
+#[test]
+fn a_signal_ends_the_wait_and_leaves_nothing() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGKILL] {
+        for options in [&["-w"][..], &["-t", "600"], &["-w", "-q"]] {
+            let mut command = place.command(PROGRAM);
+            command.arg("run").args(options).args(["s", "--", "touch", "ran"]);
+            let mut waiter = command.stderr(Stdio::null()).spawn().unwrap();
+            until("it waits", || is_waited_for(&place.lock_file("s")));
+            crate::signal(waiter.id(), number);
+            use std::os::unix::process::ExitStatusExt;
+            assert_eq!(waiter.wait().unwrap().signal(), Some(number));
+            assert!(!is_waited_for(&place.lock_file("s")));
+        }
+    }
+    holding.finish();
+    place.until_free("s");
+    assert!(!place.path().join("ran").exists());
+}
