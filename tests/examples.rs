@@ -274,7 +274,7 @@ fn the_go_package_passes_its_tests() {
         run(installed.command("go").current_dir(&directory).args(arguments));
     };
     go(&["vet", "./..."]);
-    go(&["test", "-count=1", "./..."]);
+    go(&["test", "-count=1", "-timeout=2m", "./..."]);
     assert_eq!(run(installed.command("gofmt").arg("-l").arg(&directory)), "");
 }
 
