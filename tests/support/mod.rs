@@ -37,6 +37,8 @@ use std::time::{Duration, Instant};
 
 pub mod c;
 
+pub mod installed;
+
 const ROLE: &str = "SESSION_LOCK_TEST_ROLE";
 /// In front of every line of ours: the test harness writes to the same standard output.
 const MARK: &str = "\u{1}";

@@ -1,0 +1,3 @@
+module sessionlock
+
+go 1.19
