@@ -543,7 +543,9 @@ pub fn query(bench: &Bench, report: &mut Report) {
             ask(0, &mut || {
                 bench.library.holder(&c_dir, held);
             });
-            ask(1, &mut || drop(bench.library.holder(&c_dir, free)));
+            ask(1, &mut || {
+                bench.library.holder(&c_dir, free);
+            });
             ask(2, &mut || drop(read_table()));
         }
         let [held, free, table] = times.map(|times| Times::new(times).median());
