@@ -30,16 +30,18 @@ struct Identity {
     pid: u32,
     /// The first lines, up to where the time of the acquisition stands.
     head: Vec<u8>,
+    head_checksum: u64,
     command: Vec<u8>,
 }
 
-/// Writes the label of this process; `command` `None` means its own command line.
+/// Writes the label of this process, whose number is `pid`; `command` `None` means its own command
+/// line.
 ///
 /// # Errors
 ///
 /// The lock is as good without: callers go on.
-pub(crate) fn write(fd: BorrowedFd<'_>, command: Option<&[u8]>) -> io::Result<()> {
-    let identity = identity()?;
+pub(crate) fn write(fd: BorrowedFd<'_>, pid: u32, command: Option<&[u8]>) -> io::Result<()> {
+    let identity = identity(pid)?;
     let mut text = [b'\n'; SIZE];
     let mut rest = &mut text[..];
     rest.write_all(&identity.head)?;
@@ -51,7 +53,7 @@ pub(crate) fn write(fd: BorrowedFd<'_>, command: Option<&[u8]>) -> io::Result<()
     }
     rest.write_all(b"\n")?;
     let used = SIZE - rest.len();
-    let checksum = checksum(&text[..used]);
+    let checksum = checksum_on(identity.head_checksum, &text[identity.head.len()..used]);
     let mut rest = &mut text[used..];
     rest.write_all(CHECKSUM_KEY)?;
     writeln!(rest, "{checksum:016x}")?;
@@ -73,9 +75,13 @@ fn put(fd: BorrowedFd<'_>, text: &[u8; SIZE]) -> io::Result<()> {
     sys::write_at_start(fd, text)
 }
 
-fn identity() -> io::Result<Arc<Identity>> {
+/// Looks up now what the first label of this process needs, and no later one.
+pub(crate) fn prepare() {
+    let _ = identity(sys::process_id());
+}
+
+fn identity(pid: u32) -> io::Result<Arc<Identity>> {
     static CACHE: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
-    let pid = sys::process_id();
     // Never waits: in a child, the thread that had it locked at the fork may not exist.
     if let Ok(cache) = CACHE.try_lock() {
         if let Some(identity) = cache.as_ref().filter(|identity| identity.pid == pid) {
@@ -99,12 +105,14 @@ impl Identity {
         head.extend(encode(&sys::host_name(), HOST_MAX));
         head.extend_from_slice(b"\nacquired=");
         let command = procfs::command(Process::Me).unwrap_or_default();
-        Ok(Identity { pid, head, command: encode(&command, COMMAND_MAX) })
+        let head_checksum = checksum(&head);
+        Ok(Identity { pid, head, head_checksum, command: encode(&command, COMMAND_MAX) })
     }
 }
 
-fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0)
 }
 
 /// Printable ASCII as it is, all else as `%XX`: a line stays a line. Of more than `max` bytes the
@@ -134,9 +142,14 @@ pub(crate) fn cut(bytes: &[u8], max: usize) -> &[u8] {
 
 /// FNV-1a: finds a torn label, and is no protection against a forged one.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-    })
+    checksum_on(0xCBF2_9CE4_8422_2325, bytes)
+}
+
+/// The checksum of a text that goes on with `bytes`.
+fn checksum_on(checksum: u64, bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(checksum, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
 }
 
 // ----------------------------------------------------------------------------------------- read
@@ -266,7 +279,7 @@ mod tests {
     fn written(command: &[u8]) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("label");
-        write(File::create(&path).unwrap().as_fd(), Some(command)).unwrap();
+        write(File::create(&path).unwrap().as_fd(), sys::process_id(), Some(command)).unwrap();
         fs::read(path).unwrap()
     }
 

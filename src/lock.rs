@@ -124,7 +124,7 @@ impl SessionLock {
         if !table::is_ours(number, self.handle) {
             return Err(stale(&held.path));
         }
-        label::write(sys::borrow(number), Some(command.as_ref().as_bytes()))
+        label::write(sys::borrow(number), held.owner, Some(command.as_ref().as_bytes()))
             .map_err(|source| Error::Os { path: self.path.clone(), call: "pwrite", source })
     }
 
@@ -211,6 +211,8 @@ fn lock_opened(
             Err(error) => return Err(file.failed("flock", error)),
         },
         Some(limits) => {
+            // Before the wait, not after it, when others wait for us.
+            label::prepare();
             wait::lock(&descriptor, limits).map_err(|stop| stopped(file, stop))?;
         }
     }
@@ -218,8 +220,8 @@ fn lock_opened(
         return Ok(None);
     }
     // A label that cannot be written (disk full, RLIMIT_FSIZE) is no reason to refuse a lock.
-    let has_label = writable && label::write(descriptor.fd(), None).is_ok();
     let owner = sys::process_id();
+    let has_label = writable && label::write(descriptor.fd(), owner, None).is_ok();
     let held = Held { path: file.path.clone(), file: stat.id, owner, has_label };
     match descriptor.hand_out(held) {
         Some(handle) => Ok(Some(SessionLock { handle, path: file.path() })),

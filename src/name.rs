@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::DirBuilder;
 use std::io;
@@ -48,10 +49,10 @@ pub fn path(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<PathBuf, E
 
 /// The directory in which locks are looked for, and whether nobody named it.
 pub(crate) fn directory(dir: Option<&Path>) -> Result<PathBuf, Error> {
-    Ok(named_directory(dir)?.unwrap_or_else(default_directory))
+    Ok(named_directory(dir)?.map_or_else(default_directory, Cow::into_owned))
 }
 
-fn named_directory(dir: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+fn named_directory(dir: Option<&Path>) -> Result<Option<Cow<'_, Path>>, Error> {
     match dir {
         Some(dir) if dir.as_os_str().is_empty() => {
             Err(Error::InvalidArgument("the directory's name is empty"))
@@ -59,10 +60,10 @@ fn named_directory(dir: Option<&Path>) -> Result<Option<PathBuf>, Error> {
         Some(dir) if dir.as_os_str().as_bytes().contains(&0) => {
             Err(Error::InvalidArgument("the directory's name contains a NUL byte"))
         }
-        Some(dir) => Ok(Some(dir.to_path_buf())),
+        Some(dir) => Ok(Some(Cow::Borrowed(dir))),
         None => Ok(sys::secure_variable(c"SESSION_LOCK_DIR")
             .filter(|dir| !dir.is_empty())
-            .map(PathBuf::from)),
+            .map(|dir| Cow::Owned(PathBuf::from(dir)))),
     }
 }
 
@@ -125,9 +126,9 @@ pub(crate) fn to_path(path: &CStr) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(path.to_bytes()))
 }
 
-fn c_string(path: &Path) -> CString {
+fn c_string(path: impl Into<Vec<u8>>) -> CString {
     // The names that came from outside were searched for NUL bytes, and no other source has any.
-    CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
+    CString::new(path).unwrap_or_default()
 }
 
 impl LockFile {
@@ -136,16 +137,20 @@ impl LockFile {
         let file_name = file_name(session.as_bytes())?;
         let named = named_directory(dir)?;
         let default = named.is_none();
-        let mut dir = named.unwrap_or_else(default_directory);
+        let mut dir = named.unwrap_or_else(|| Cow::Owned(default_directory()));
         if dir.is_relative() {
-            dir = std::path::absolute(&dir).map_err(|source| Error::Os {
-                path: dir,
-                call: "getcwd",
-                source,
-            })?;
+            let failed = |source| Error::Os { path: dir.to_path_buf(), call: "getcwd", source };
+            dir = Cow::Owned(std::path::absolute(&dir).map_err(failed)?);
         }
-        let path = dir.join(OsStr::from_bytes(&file_name));
-        Ok(LockFile { dir: c_string(&dir), default, path: c_string(&path) })
+        let dir = dir.as_os_str().as_bytes();
+        // This is done for every lock: so not by `Path::join`, which looks at each component.
+        let mut path = Vec::with_capacity(dir.len() + 1 + file_name.len() + 1);
+        path.extend_from_slice(dir);
+        if !dir.ends_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&file_name);
+        Ok(LockFile { dir: c_string(dir), default, path: c_string(path) })
     }
 
     pub fn path(&self) -> PathBuf {

@@ -30,6 +30,15 @@ impl Process {
     }
 }
 
+/// A file below `/proc`, in whole.
+fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    // `fs::read` would ask for a size that these files do not have, and then feel its way in small
+    // pieces.
+    let mut text = Vec::with_capacity(4096);
+    File::open(path)?.take(u64::MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
 /// The parts of `/proc/PID/stat` that tell one life of a PID from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Life {
@@ -41,7 +50,7 @@ pub(crate) struct Life {
 }
 
 pub(crate) fn life(process: Process) -> io::Result<Life> {
-    let text = fs::read(process.file("stat"))?;
+    let text = read(process.file("stat"))?;
     parse_life(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
@@ -64,12 +73,12 @@ fn parse_life(text: &[u8]) -> Option<Life> {
 /// The command line, its words separated by blanks, without the directory of the program; or else
 /// the short name that a kernel thread or a zombie has.
 pub(crate) fn command(process: Process) -> io::Result<Vec<u8>> {
-    let mut line = fs::read(process.file("cmdline"))?;
+    let mut line = read(process.file("cmdline"))?;
     while line.last().is_some_and(|&byte| byte == 0 || byte == b' ') {
         line.pop();
     }
     if line.is_empty() {
-        let mut name = fs::read(process.file("comm"))?;
+        let mut name = read(process.file("comm"))?;
         if name.last() == Some(&b'\n') {
             name.pop();
         }
@@ -99,7 +108,8 @@ pub(crate) fn innermost_pid(process: Process) -> Option<u32> {
 }
 
 pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+    let text = read("/proc/sys/kernel/random/boot_id")?;
+    Ok(String::from_utf8_lossy(text.trim_ascii_end()).into_owned())
 }
 
 /// The number that the mounted `/proc` knows this process by; differs from `getpid` where it was
@@ -152,7 +162,7 @@ pub(crate) fn is_locked(descriptor: &Path) -> bool {
 
 /// The device of a mount, from `/proc/self/mountinfo`.
 pub(crate) fn mount_device(mount: u64) -> io::Result<Option<u64>> {
-    let text = fs::read(Process::Me.file("mountinfo"))?;
+    let text = read(Process::Me.file("mountinfo"))?;
     Ok(text.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = str::from_utf8(line.get(..line.len().min(64))?).ok()?.split(' ');
         if fields.next()?.parse() != Ok(mount) {

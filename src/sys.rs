@@ -24,12 +24,12 @@ fn check_code(code: c_int) -> io::Result<()> {
 
 // ---------------------------------------------------------------------------------------- files
 
-/// What the lock needs to know of a file, from `stat(2)`.
+/// What the lock needs to know of a file.
 #[derive(Clone, Copy)]
 pub(crate) struct Stat {
     pub id: FileId,
     pub mode: u32,
-    pub links: u64,
+    pub links: u32,
     pub uid: u32,
     pub gid: u32,
 }
@@ -42,17 +42,6 @@ pub(crate) struct FileId {
 }
 
 impl Stat {
-    fn new(raw: &libc::stat) -> Stat {
-        #[allow(clippy::unnecessary_cast, reason = "the widths differ between architectures")]
-        Stat {
-            id: FileId { dev: raw.st_dev as u64, ino: raw.st_ino as u64 },
-            mode: raw.st_mode,
-            links: raw.st_nlink as u64,
-            uid: raw.st_uid,
-            gid: raw.st_gid,
-        }
-    }
-
     fn is(&self, kind: u32) -> bool {
         self.mode & libc::S_IFMT == kind
     }
@@ -79,29 +68,49 @@ pub(crate) fn open(path: &CStr, flags: c_int, mode: u32) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+/// What is filled in of [`Stat`]: not the times. Once somebody has asked for these, the kernel writes
+/// new ones into the inode at the very next change (a label), where it would else do so once in a
+/// clock tick; that is a transaction of the filesystem, and costs more than all else here together.
+const WANTED: u32 = libc::STATX_TYPE
+    | libc::STATX_MODE
+    | libc::STATX_NLINK
+    | libc::STATX_UID
+    | libc::STATX_GID
+    | libc::STATX_INO;
+
+fn statx(fd: c_int, path: &CStr, flags: c_int, wanted: u32) -> io::Result<libc::statx> {
     let mut stat = MaybeUninit::uninit();
-    // SAFETY: the buffer has the size of the struct that the call fills.
-    check(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: `path` is NUL-terminated; the buffer has the size of the struct that the call fills.
+    check(unsafe { libc::statx(fd, path.as_ptr(), flags, wanted, stat.as_mut_ptr()) })?;
     // SAFETY: the call succeeded, so it has filled the struct.
-    Ok(Stat::new(unsafe { stat.assume_init_ref() }))
+    Ok(unsafe { stat.assume_init() })
+}
+
+fn stat_with(fd: c_int, path: &CStr, flags: c_int) -> io::Result<Stat> {
+    let stat = statx(fd, path, flags, WANTED)?;
+    Ok(Stat {
+        id: FileId {
+            dev: libc::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+        },
+        mode: stat.stx_mode.into(),
+        links: stat.stx_nlink,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+    })
+}
+
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    stat_with(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
 }
 
 pub(crate) fn stat(path: &CStr) -> io::Result<Stat> {
-    let mut stat = MaybeUninit::uninit();
-    // SAFETY: `path` is NUL-terminated; the buffer has the size of the struct that the call fills.
-    check(unsafe { libc::stat(path.as_ptr(), stat.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so it has filled the struct.
-    Ok(Stat::new(unsafe { stat.assume_init_ref() }))
+    stat_with(libc::AT_FDCWD, path, 0)
 }
 
 /// Of the link itself, where `path` names one.
 pub(crate) fn lstat(path: &CStr) -> io::Result<Stat> {
-    let mut stat = MaybeUninit::uninit();
-    // SAFETY: `path` is NUL-terminated; the buffer has the size of the struct that the call fills.
-    check(unsafe { libc::lstat(path.as_ptr(), stat.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so it has filled the struct.
-    Ok(Stat::new(unsafe { stat.assume_init_ref() }))
+    stat_with(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW)
 }
 
 /// The type of the filesystem that `path` is on, as `statfs(2)` numbers them.
@@ -117,15 +126,8 @@ pub(crate) fn filesystem_type(path: &CStr) -> io::Result<u32> {
 
 /// The number of the mount that `path` is on, as in `/proc/self/mountinfo`.
 pub(crate) fn mount_id(path: &CStr) -> io::Result<u64> {
-    let mut stat = MaybeUninit::<libc::statx>::uninit();
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
-    // SAFETY: `path` is NUL-terminated; the buffer has the size of the struct that the call fills.
-    let result = unsafe {
-        libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_MNT_ID, stat.as_mut_ptr())
-    };
-    check(result)?;
-    // SAFETY: the call succeeded, so it has filled the struct.
-    let stat = unsafe { stat.assume_init_ref() };
+    let stat = statx(libc::AT_FDCWD, path, flags, libc::STATX_MNT_ID)?;
     if stat.stx_mask & libc::STATX_MNT_ID == 0 {
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }
