@@ -93,6 +93,9 @@ class SessionLockTest(unittest.TestCase):
 
     def test_ctrl_c_ends_both_waits(self) -> None:
         self.hold_elsewhere()
+        # A shell starts what it puts in the background with this signal ignored.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, handler)
         before = os.listdir("/proc/self/fd")
         for timeout in (None, 60.0):
             self.when_waiting(signal.SIGINT)

@@ -246,12 +246,12 @@ fn a_pipe_ends_the_command_as_it_would_without() {
 #[test]
 fn neither_a_substitution_nor_a_pipe_waits_for_the_guardian() {
     let place = Place::new();
-    let script = "mkfifo end
+    let script = "mkfifo end other
         out=$(session-lock run s -- sh -c 'echo out; exec >&- 2>&-; read line <end' &)
         echo $out; session-lock holder s >/dev/null; echo $?
-        { session-lock run p -- sh -c 'echo piped; exec >&- 2>&-; read line <end' & } | cat
+        { session-lock run p -- sh -c 'echo piped; exec >&- 2>&-; read line <other' & } | cat
         session-lock holder p >/dev/null; echo $?
-        echo >end; echo >end";
+        echo >end; echo >other";
     assert_eq!(place.output(script), "out\n0\npiped\n0\n");
 }
 
