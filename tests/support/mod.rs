@@ -39,6 +39,17 @@ pub fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("session-lock-test-").tempdir().unwrap()
 }
 
+/// This test program, to be started with a role.
+pub fn actor_command<S: AsRef<OsStr>>(role: &str, args: &[S]) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["role", "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, role).env(format!("{ROLE}_ARGS"), args.len().to_string());
+    for (position, arg) in args.iter().enumerate() {
+        command.env(format!("{ROLE}_{position}"), arg);
+    }
+    command
+}
+
 /// Another process, seen from the test. Killed when dropped.
 pub struct Actor {
     pub child: Child,
@@ -57,12 +68,7 @@ impl Actor {
         args: &[S],
         prepare: impl FnOnce(&mut Command),
     ) -> Actor {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["role", "--exact", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, role).env(format!("{ROLE}_ARGS"), args.len().to_string());
-        for (position, arg) in args.iter().enumerate() {
-            command.env(format!("{ROLE}_{position}"), arg);
-        }
+        let mut command = actor_command(role, args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         prepare(&mut command);
         let mut child = command.spawn().unwrap();
