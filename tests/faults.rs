@@ -10,6 +10,7 @@ mod support;
 mod trace;
 
 use std::collections::BTreeMap;
+use std::env;
 
 use session_lock as _;
 use trace::Scenario::{self, *};
@@ -61,7 +62,7 @@ fn all_calls_fail(scenario: Scenario) {
     let mut runs = 0;
     let mut run = |plan| {
         runs += 1;
-        // The directory that is missing in one scenario is `l`, or `l/m` for its parent's sake.
+        // Two levels, both of them missing at first.
         trace::run(&dir.path().join(runs.to_string()).join("m"), scenario, plan)
     };
     // As it is without a fault. What the calls are can differ a little from run to run.
@@ -76,10 +77,14 @@ fn all_calls_fail(scenario: Scenario) {
             }
         }
     }
+    // The first errnos are the likeliest; and many of the calls are one loop that reads /proc/locks.
+    let long = env::var_os("SESSION_LOCK_LONG").is_some();
+    let (errnos_each, loops) = if long { (usize::MAX, usize::MAX) } else { (6, 12) };
+    calls.retain(|call| call.nth < loops);
     let mut injected: BTreeMap<String, usize> = BTreeMap::new();
     let (mut well, mut errors, mut ends) = (0, 0, 0);
     for &call in &calls {
-        for &errno in trace::errnos(call.number) {
+        for &errno in trace::errnos(call.number).iter().take(errnos_each) {
             let plan = Plan::Fail(call, errno);
             let report = run(plan);
             if report.reached {
@@ -139,15 +144,21 @@ fn judge(scenario: Scenario, plan: Plan, report: &Report) {
     };
     assert!(libc::WIFEXITED(report.status) && libc::WEXITSTATUS(report.status) == 0, "{what}");
 
-    // The call itself. If its thread cannot be cancelled, it stays behind until it gets the lock: only
-    // then may there be one more.
-    let deaf = number == libc::SYS_tgkill;
-    assert!(end.threads == 1 || deaf, "a thread is left: {what}");
-    // A descriptor whose mark cannot be read counts as somebody else's, and stays open.
-    let unmarked = usize::from(number == libc::SYS_lseek);
+    // The call itself. If its thread cannot be cancelled (also because it was born with the signal for
+    // that blocked), it stays behind until it gets the lock: only then may there be one more.
+    let deaf = match plan {
+        Plan::Fail(call, _) => {
+            number == libc::SYS_tgkill || (number == libc::SYS_rt_sigprocmask && call.thread > 0)
+        }
+        _ => false,
+    };
+    assert!(end.threads == begin.threads || deaf, "a thread is left: {what}");
+    // Then its eventfd is left, too. And a descriptor whose mark cannot be read counts as somebody
+    // else's, and stays open.
+    let spared = usize::from(deaf || number == libc::SYS_lseek);
     let left = |sight: &Sight, expected: usize| {
         let more = sight.descriptors.checked_sub(expected);
-        assert!(more.is_some_and(|more| more <= unmarked), "descriptors: {what}");
+        assert!(more.is_some_and(|more| more <= spared), "descriptors: {what}");
     };
     let ok = end.value == 0;
     assert!(ok || (-4095..0).contains(&end.value), "{what}");
@@ -167,9 +178,16 @@ fn judge(scenario: Scenario, plan: Plan, report: &Report) {
         assert!(!end.free, "check has changed the lock: {what}");
     }
     if scenario.asks() && ok {
+        const FREE: i32 = 0;
         const UNKNOWN: i32 = 2;
-        let truth = i32::from(scenario == HolderHeld);
-        assert!(end.more == truth || (failed && end.more == UNKNOWN), "{what}");
+        const CONFIRMED: i32 = 16;
+        // Who is told that there is no file cannot know of a lock on it.
+        let no_file = matches!(plan, Plan::Fail(call, libc::ENOENT)
+            if call.number == libc::SYS_newfstatat && call.nth == 0);
+        let truth = CONFIRMED + i32::from(scenario == HolderHeld && !no_file);
+        // Where the table cannot be read there is only the label, and the holder here wrote none:
+        // that is free, but not confirmed.
+        assert!(end.more == truth || (failed && [FREE, UNKNOWN].contains(&end.more)), "{what}");
     }
     if scenario == HolderHeld {
         assert!(end.ours, "asking has disturbed: {what}");
@@ -184,8 +202,8 @@ fn judge(scenario: Scenario, plan: Plan, report: &Report) {
         _ => -libc::EBADF,
     };
     assert_eq!((released.value, released.more), (expected, -libc::EBADF), "{what}");
-    assert!(released.free && released.threads == 1, "after the release: {what}");
+    assert!(released.free && released.threads == begin.threads, "after the release: {what}");
     let again = report.again.as_ref().unwrap();
     assert_eq!((again.value, again.more), (0, 0), "{what}");
-    assert!(again.free && again.threads == 1, "afterwards: {what}");
+    assert!(again.free && again.threads == begin.threads, "afterwards: {what}");
 }

@@ -192,7 +192,9 @@ pub fn thread_count() -> usize {
 pub fn is_free(path: &Path) -> bool {
     let Ok(file) = fs::File::open(path) else { return true };
     // SAFETY: no memory is involved; the file is open.
-    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+    let flock = |operation| unsafe { libc::flock(file.as_raw_fd(), operation) == 0 };
+    // Unlocked, and not only closed: a child that another test starts has a copy until its exec.
+    flock(libc::LOCK_EX | libc::LOCK_NB) && flock(libc::LOCK_UN)
 }
 
 /// For a tool that a test needs: on a user's machine the test says that it is skipped, and why; in
