@@ -144,11 +144,13 @@ fn judge(scenario: Scenario, plan: Plan, report: &Report) {
     };
     assert!(libc::WIFEXITED(report.status) && libc::WEXITSTATUS(report.status) == 0, "{what}");
 
-    // The call itself. If its thread cannot be cancelled (also because it was born with the signal for
-    // that blocked), it stays behind until it gets the lock: only then may there be one more.
+    // The call itself. If its thread cannot be cancelled, it stays behind until it gets the lock: only
+    // then may there be one more. (The signal for that is sent with tgkill, its handler is set with
+    // rt_sigaction, and the thread's start unblocks it.)
     let deaf = match plan {
         Plan::Fail(call, _) => {
-            number == libc::SYS_tgkill || (number == libc::SYS_rt_sigprocmask && call.thread > 0)
+            [libc::SYS_tgkill, libc::SYS_rt_sigaction].contains(&number)
+                || (number == libc::SYS_rt_sigprocmask && call.thread > 0)
         }
         _ => false,
     };

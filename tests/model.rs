@@ -99,10 +99,11 @@ fn wider_bounds() {
     }
 }
 
-const LONG: [&str; 3] = [
-    "PROCS=2 DEATHS=2 FORKS=1 MOVES=0",
-    "PROCS=2 DEATHS=0 FORKS=0 MOVES=3",
+const LONG: [&str; 4] = [
     "PROCS=2 DEATHS=1 FORKS=0 MOVES=2",
+    "PROCS=2 DEATHS=1 FORKS=1 MOVES=1",
+    "PROCS=3 DEATHS=1 FORKS=0 MOVES=0",
+    "PROCS=2 DEATHS=1 FORKS=1 MOVES=0 ROUNDS=2",
 ];
 
 /// The protocol broken in one step, the bounds, and (part of) the assertion that must find it.
