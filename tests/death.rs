@@ -13,7 +13,7 @@ use std::process;
 
 use session_lock::{SessionLock, State};
 use trace::Scenario::{self, *};
-use trace::{Call, Plan, flock};
+use trace::{Plan, flock};
 
 #[test]
 fn role() {
@@ -34,6 +34,7 @@ fn in_a_wait_in_the_queue() {
 #[test]
 fn in_a_wait_with_a_thread() {
     at_every_point(WaitDeadlineHandedOver);
+    at_every_point(WaitLateGrant);
     at_every_point(WaitCancelled);
 }
 
@@ -52,15 +53,7 @@ fn at_every_point(scenario: Scenario) {
         let report = trace::run(&dir, scenario, plan);
         (dir, report)
     };
-    let mut calls: Vec<Call> = Vec::new();
-    for _ in 0..3 {
-        let (_, report) = run(Plan::Watch);
-        for call in report.calls {
-            if !calls.contains(&call) {
-                calls.push(call);
-            }
-        }
-    }
+    let calls = trace::calls(|| run(Plan::Watch).1);
     let mut deaths = 0;
     for &call in &calls {
         for plan in [Plan::KillBefore(call), Plan::KillAfter(call)] {

@@ -35,6 +35,8 @@ pub enum Scenario {
     WaitDeadlineFree,
     WaitDeadlineHandedOver,
     WaitDeadlineMissed,
+    /// The lock is handed over when the deadline has passed, and the thread is about to be cancelled.
+    WaitLateGrant,
     WaitCancelled,
     Check,
     CheckStale,
@@ -46,7 +48,7 @@ pub enum Scenario {
 }
 use Scenario::*;
 
-pub const SCENARIOS: [Scenario; 16] = [
+pub const SCENARIOS: [Scenario; 17] = [
     AcquireFree,
     AcquireNewDirectory,
     AcquireHeld,
@@ -55,6 +57,7 @@ pub const SCENARIOS: [Scenario; 16] = [
     WaitDeadlineFree,
     WaitDeadlineHandedOver,
     WaitDeadlineMissed,
+    WaitLateGrant,
     WaitCancelled,
     Check,
     CheckStale,
@@ -74,6 +77,7 @@ impl Scenario {
                 | WaitEndlessHandedOver
                 | WaitDeadlineHandedOver
                 | WaitDeadlineMissed
+                | WaitLateGrant
                 | WaitCancelled
                 | HolderHeld
         )
@@ -175,7 +179,7 @@ fn target(stage: &mut Stage) {
         AcquireFree | AcquireNewDirectory | AcquireHeld => acquire(&mut lock),
         WaitEndlessFree | WaitEndlessHandedOver => wait(&mut lock, -1, -1),
         WaitDeadlineFree | WaitDeadlineHandedOver => wait(&mut lock, 20_000, -1),
-        WaitDeadlineMissed => wait(&mut lock, 5, -1),
+        WaitDeadlineMissed | WaitLateGrant => wait(&mut lock, 5, -1),
         WaitCancelled => wait(&mut lock, -1, 0),
         Check | CheckStale => session_lock_check(lock),
         Release | ReleaseStale => session_lock_release(lock),
@@ -313,6 +317,19 @@ pub fn run(dir: &Path, scenario: Scenario, plan: Plan) -> Report {
     let (threads, watching, then) = (Vec::new(), false, None);
     let debugger = Debugger { scenario, plan, path, child, threads, watching, ours, then, report };
     debugger.follow()
+}
+
+/// The system calls that the scenario makes undisturbed, which can differ a little from run to run.
+pub fn calls(mut watch: impl FnMut() -> Report) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        for call in watch().calls {
+            if !calls.contains(&call) {
+                calls.push(call);
+            }
+        }
+    }
+    calls
 }
 
 pub fn flock(file: &File, operation: c_int) -> bool {
@@ -468,6 +485,9 @@ impl Debugger {
         let call = Call { thread: index, number, nth: *made };
         *made += 1;
         self.report.calls.push(call);
+        if self.scenario == WaitLateGrant && number == libc::SYS_tgkill {
+            self.give_up();
+        }
         match self.plan {
             Plan::Fail(which, errno) if which == call => {
                 self.report.reached = true;
