@@ -48,6 +48,21 @@ pub fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("session-lock-test-").tempdir().unwrap()
 }
 
+/// This test program, to be started with a role.
+pub fn actor_command<S: AsRef<OsStr>>(role: &str, args: &[S]) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    assign(&mut command, role, args);
+    command
+}
+
+fn assign<S: AsRef<OsStr>>(command: &mut Command, role: &str, args: &[S]) {
+    command.args(["role", "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, role).env(format!("{ROLE}_ARGS"), args.len().to_string());
+    for (position, arg) in args.iter().enumerate() {
+        command.env(format!("{ROLE}_{position}"), arg);
+    }
+}
+
 /// Another process, seen from the test. Killed when dropped.
 pub struct Actor {
     pub child: Child,
@@ -79,11 +94,7 @@ impl Actor {
     }
 
     fn start_command<S: AsRef<OsStr>>(mut command: Command, role: &str, args: &[S]) -> Actor {
-        command.args(["role", "--exact", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, role).env(format!("{ROLE}_ARGS"), args.len().to_string());
-        for (position, arg) in args.iter().enumerate() {
-            command.env(format!("{ROLE}_{position}"), arg);
-        }
+        assign(&mut command, role, args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
