@@ -24,7 +24,7 @@
 //! | the initial PID namespace, a local filesystem; also in a user namespace | the table |
 //! | the same, with `hidepid` | the table; that a process is dead is known from `kill(2)`, and the command only from the label |
 //! | btrfs, overlayfs with layers on different filesystems | the table, where the mount's device stands; two files of the same number are told apart by the descriptors of those who are named. If these may not be looked at, the label |
-//! | a table longer than a page | both readings of the table, and the descriptors of the process that the label names |
+//! | a table longer than a page | the table, once two readings of it agree; while it never comes to rest, it does not see everybody |
 //! | a PID namespace | the table for holders in it; it hides those outside, and a taker that is dead: then the label |
 //! | a PID namespace with the outer `/proc` | the table for who holds it (a PID only for those inside), the label for who does not |
 //! | no `/proc`, or one of `subset=pid` | the label: free or unknown |
@@ -34,7 +34,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
@@ -277,23 +277,23 @@ fn read_label(path: &CStr, stat: &Stat) -> Label {
 
 // ------------------------------------------------------------------------------- what we can see
 
-type OpenFiles = HashMap<FileId, Vec<PathBuf>>;
+type OpenFiles = BTreeMap<FileId, Vec<PathBuf>>;
 
 /// What this process can see of the others, at one moment.
 struct View {
     place: Place,
     /// Who took each lock, numbered as in the mounted `/proc`.
-    takers: HashMap<FileId, Vec<u32>>,
+    takers: BTreeMap<FileId, Vec<u32>>,
     sees_everybody: bool,
     /// The PID namespace of this process; 0 if unknown.
     pidns: u64,
     /// `/proc` is mounted for that namespace: its numbers are ours.
     own_proc: bool,
-    /// The table may lack a lock that is held.
-    in_pieces: bool,
+    /// The table did not come to rest while it was read: it may lack a lock that is held.
+    restless: bool,
     /// The processes that were looked at, and the files that they have open (`None`: not shown).
-    lives: HashMap<u32, Option<Life>>,
-    open_files: HashMap<u32, Option<OpenFiles>>,
+    lives: BTreeMap<u32, Option<Life>>,
+    open_files: BTreeMap<u32, Option<OpenFiles>>,
     boot: Option<String>,
 }
 
@@ -303,9 +303,9 @@ impl View {
         let pidns = procfs::pid_namespace(Process::Me).unwrap_or(0);
         let own_proc = procfs::own_number() == Some(sys::process_id());
         let initial = pidns == procfs::INITIAL_PID_NAMESPACE && own_proc;
-        let sees_everybody = table.is_ok() && initial && place.local;
+        let sees_everybody = table.as_ref().is_ok_and(|t| !t.restless) && initial && place.local;
         let table = table.unwrap_or_default();
-        let mut takers: HashMap<FileId, Vec<u32>> = HashMap::new();
+        let mut takers: BTreeMap<FileId, Vec<u32>> = BTreeMap::new();
         for lock in table.locks {
             takers.entry(lock.file).or_default().push(lock.pid);
         }
@@ -315,9 +315,9 @@ impl View {
             sees_everybody,
             pidns,
             own_proc,
-            in_pieces: table.in_pieces,
-            lives: HashMap::new(),
-            open_files: HashMap::new(),
+            restless: table.restless,
+            lives: BTreeMap::new(),
+            open_files: BTreeMap::new(),
             boot: None,
         }
     }
@@ -330,26 +330,17 @@ impl View {
             // Files of two subvolumes or layers can have the same number in the table.
             sees_everybody &= self.sort_out(&mut takers, stat.id);
         }
-        if takers.is_empty() && sees_everybody && !self.in_pieces {
+        if takers.is_empty() && sees_everybody {
             return Holder { state: State::Free, confirmed: true, ..Holder::default() };
         }
         let label = read_label(path, stat);
-        if takers.is_empty() && self.in_pieces {
-            if let Label::Holder(label) = &label {
-                match self.has_locked(label.pid, stat.id) {
-                    Some(true) if self.lives_as_labelled(label) => takers.push(label.pid),
-                    None => sees_everybody = false,
-                    Some(_) => {}
-                }
+        if let (true, true, Label::Holder(label)) = (takers.is_empty(), self.restless, &label) {
+            let locked = self.has_locked(label.pid, stat.id) == Some(true);
+            if locked && self.lives_as_labelled(label) {
+                takers.push(label.pid);
             }
         }
-        if !takers.is_empty() {
-            self.held(&takers, &label, stat.id)
-        } else if sees_everybody {
-            Holder { state: State::Free, confirmed: true, ..Holder::default() }
-        } else {
-            self.by_label(&label)
-        }
+        if takers.is_empty() { self.by_label(&label) } else { self.held(&takers, &label, stat.id) }
     }
 
     /// Keeps those who took the lock of this very file. Whether that can be known.

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -126,7 +126,7 @@ pub(crate) fn processes() -> Vec<u32> {
 
 /// The files that a process has open, each with its descriptors as they are named below `/proc`; an
 /// error where we may not look.
-pub(crate) fn open_files(pid: u32) -> io::Result<HashMap<FileId, Vec<PathBuf>>> {
+pub(crate) fn open_files(pid: u32) -> io::Result<BTreeMap<FileId, Vec<PathBuf>>> {
     let files = open_files_of_thread(&Process::Pid(pid).file(""))?;
     if !files.is_empty() {
         return Ok(files);
@@ -141,8 +141,8 @@ pub(crate) fn open_files(pid: u32) -> io::Result<HashMap<FileId, Vec<PathBuf>>> 
     Ok(files)
 }
 
-fn open_files_of_thread(thread: &Path) -> io::Result<HashMap<FileId, Vec<PathBuf>>> {
-    let mut files: HashMap<FileId, Vec<PathBuf>> = HashMap::new();
+fn open_files_of_thread(thread: &Path) -> io::Result<BTreeMap<FileId, Vec<PathBuf>>> {
+    let mut files: BTreeMap<FileId, Vec<PathBuf>> = BTreeMap::new();
     for entry in fs::read_dir(thread.join("fd"))? {
         let entry = entry?;
         // Follows the link: the file behind the descriptor, under whatever name it is now. Gone, if
@@ -174,53 +174,61 @@ pub(crate) fn mount_device(mount: u64) -> io::Result<Option<u64>> {
 }
 
 /// Who took a `flock`, and on what; as the kernel numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KernelLock {
-    pub pid: u32,
     pub file: FileId,
+    pub pid: u32,
 }
 
 /// The kernel's table of locks.
 #[derive(Debug, Default)]
 pub(crate) struct LockTable {
     /// Every `flock` that is held, not those that are waited for.
-    pub locks: Vec<KernelLock>,
-    /// The table was too long for a consistent view: a lock may be missing.
-    pub in_pieces: bool,
+    pub locks: BTreeSet<KernelLock>,
+    /// It was too long for a consistent view, and no two readings agreed: a lock may be missing.
+    pub restless: bool,
 }
 
 /// Reads `/proc/locks`.
 ///
 /// The kernel gives a consistent view of a page at a time, about 70 lines. Between two pages others
 /// take and release locks, which moves the lines behind theirs: the one that stands at the border
-/// can slip from the second page to the first, and is in neither. So a longer table is read twice,
-/// with borders half a page apart.
+/// can slip from the second page to the first, and is in neither. So a longer table is read again,
+/// each time with borders half a page from the last ones, until two readings agree.
 pub(crate) fn locks() -> io::Result<LockTable> {
     const PAGE: usize = 4096;
-    let mut text = Vec::new();
-    let in_pieces = read_locks(&mut text, PAGE)? > 1;
-    if in_pieces {
-        read_locks(&mut text, PAGE / 2)?;
+    const READINGS: usize = 8;
+    let (mut last, pieces) = read_locks(PAGE)?;
+    let mut table = LockTable { locks: last.clone(), restless: pieces > 1 };
+    for reading in 1..READINGS {
+        if !table.restless {
+            break;
+        }
+        let (next, _) = read_locks(if reading % 2 == 1 { PAGE / 2 } else { PAGE })?;
+        table.locks.extend(&next);
+        table.restless = next != last;
+        last = next;
     }
-    let locks = text.split(|&byte| byte == b'\n').filter_map(parse_lock).collect();
-    Ok(LockTable { locks, in_pieces })
+    Ok(table)
 }
 
-/// The answer is the number of pieces that the table came in, the first of at most `first` bytes.
-fn read_locks(text: &mut Vec<u8>, first: usize) -> io::Result<usize> {
+/// And the number of pieces that the table came in, the first of at most `first` bytes.
+fn read_locks(first: usize) -> io::Result<(BTreeSet<KernelLock>, usize)> {
     let mut file = File::open("/proc/locks")?;
-    let mut size = first;
-    for pieces in 0.. {
+    let mut text = Vec::new();
+    let (mut size, mut pieces) = (first, 0);
+    loop {
         let end = text.len();
         text.resize(end + size, 0);
         let read = file.read(&mut text[end..])?;
         text.truncate(end + read);
         if read == 0 {
-            return Ok(pieces);
+            let locks = text.split(|&byte| byte == b'\n').filter_map(parse_lock).collect();
+            return Ok((locks, pieces));
         }
+        pieces += 1;
         size = 16 * 1024;
     }
-    unreachable!("the loop above ends only by returning")
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.

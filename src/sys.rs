@@ -35,7 +35,7 @@ pub(crate) struct Stat {
 }
 
 /// Which file it is: two paths or descriptors with the same pair are the same file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FileId {
     pub dev: u64,
     pub ino: u64,
