@@ -303,7 +303,7 @@ impl View {
         let pidns = procfs::pid_namespace(Process::Me).unwrap_or(0);
         let own_proc = procfs::own_number() == Some(sys::process_id());
         let initial = pidns == procfs::INITIAL_PID_NAMESPACE && own_proc;
-        let sees_everybody = table.as_ref().is_ok_and(|t| !t.restless) && initial && place.local;
+        let sees_everybody = table.is_ok() && initial && place.local;
         let table = table.unwrap_or_default();
         let mut takers: BTreeMap<FileId, Vec<u32>> = BTreeMap::new();
         for lock in table.locks {
@@ -325,7 +325,7 @@ impl View {
     fn judge(&mut self, path: &CStr, stat: &Stat) -> Holder {
         let in_table = self.place.in_table(stat.id);
         let mut takers = self.takers.get(&in_table).cloned().unwrap_or_default();
-        let mut sees_everybody = self.sees_everybody;
+        let mut sees_everybody = self.sees_everybody && !self.restless;
         if in_table != stat.id && !takers.is_empty() {
             // Files of two subvolumes or layers can have the same number in the table.
             sees_everybody &= self.sort_out(&mut takers, stat.id);
