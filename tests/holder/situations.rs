@@ -181,8 +181,12 @@ fn a_lock_whose_taker_is_dead_is_orphaned_and_its_keeper_is_named() {
         let child = player.pid_of("child s");
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} confirmed{label}"));
         player.0.child.kill().unwrap();
-        // Dead, but not yet waited for: a zombie.
-        until("a zombie", || stat_of(pid).contains(") Z "));
+        // Dead, all threads of it, but not yet waited for: a zombie.
+        until("a zombie", || {
+            let stat = stat_of(pid);
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            (fields[0], fields[17]) == ("Z", "1")
+        });
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
         player.0.kill();
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
