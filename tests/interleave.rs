@@ -56,6 +56,8 @@ fn one_contender_holds_and_all_waiters_get_their_turn() {
 fn the_broken_protocol_is_found_out() {
     let mut scene = Scene::new("broken ");
     let before = support::inode(&scene.path);
+    // As long as it is open, no new file gets its inode number.
+    let _before = File::open(&scene.path).unwrap();
     assert!(scene.play().is_err(), "the double hold was not seen");
     assert_ne!(support::inode(&scene.path), before);
 }

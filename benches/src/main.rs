@@ -34,6 +34,8 @@ pub struct Bench {
     pub gofrs: Option<PathBuf>,
     /// Everything a tenth as often: to see that it works.
     pub quick: bool,
+    /// From here on everything is done as seldom as can be.
+    hurry: Instant,
 }
 
 impl Bench {
@@ -51,7 +53,9 @@ impl Bench {
             });
         let gofrs = build_gofrs(&scratch);
         let dirs = RefCell::new(vec![scratch.clone()]);
-        Bench { library_file, program, library, scratch, dirs, python, gofrs, quick }
+        // After what has to be built.
+        let hurry = Instant::now() + Duration::from_secs(210);
+        Bench { library_file, program, library, scratch, dirs, python, gofrs, quick, hurry }
     }
 
     pub fn count(&self, count: usize) -> usize {
@@ -60,9 +64,9 @@ impl Bench {
 
     /// So many rounds, and on a slow machine as many as there is time for, but two.
     pub fn rounds(&self, count: usize) -> impl Iterator<Item = usize> {
-        const LONGEST: Duration = Duration::from_secs(90);
-        let begin = Instant::now();
-        (0..self.count(count).max(2)).take_while(move |&at| at < 2 || begin.elapsed() < LONGEST)
+        const LONGEST: Duration = Duration::from_secs(40);
+        let end = self.hurry.min(Instant::now() + LONGEST);
+        (0..self.count(count).max(2)).take_while(move |&at| at < 2 || Instant::now() < end)
     }
 
     /// An empty directory for locks, in no deeper a place than the default one.
@@ -176,6 +180,16 @@ fn trace(mut lock: impl Lock) {
     unsafe { libc::getppid() };
 }
 
+/// Puts the table between the two marks in the project's README.
+fn update_readme(table: &str) {
+    const MARK: &str = "<!-- bench -->\n";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = fs::read_to_string(&file).unwrap();
+    let parts: Vec<_> = text.split(MARK).collect();
+    let [before, _, after] = parts[..] else { panic!("README.md has not two lines {MARK}") };
+    fs::write(file, format!("{before}{MARK}\n{table}\n{MARK}{after}")).unwrap();
+}
+
 fn main() {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     if args.first().is_some_and(|arg| arg == "actor") {
@@ -209,7 +223,11 @@ fn main() {
             measure(&bench, &mut report);
         }
     }
-    report.print();
+    let text = report.text();
+    print!("{text}");
+    if args.iter().any(|arg| arg == "--update-readme") {
+        update_readme(&text);
+    }
     let whole = only.is_empty() && !quick;
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let file = package.join(if whole { "figure.svg" } else { "../target/figure.svg" });

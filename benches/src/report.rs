@@ -1,5 +1,6 @@
 //! What was found: a table, and the numbers for the figure.
 
+use std::fmt::Write;
 use std::fs;
 use std::process::Command;
 
@@ -152,8 +153,9 @@ impl Report {
         self.row(what, ours, theirs.into(), String::new()).judge(target, ok);
     }
 
-    pub fn print(&self) {
-        println!("Measured on: {}.\n", self.machine);
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(text, "Measured on: {}.\n", self.machine);
         let head = ["", "ours", "the other", "ratio", "target", "met"];
         let mut lines = vec![head.map(str::to_owned)];
         for row in &self.rows {
@@ -167,14 +169,15 @@ impl Report {
         let widths: [usize; 6] = std::array::from_fn(width);
         for (number, line) in lines.iter().enumerate() {
             let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-            println!("| {} |", cells.collect::<Vec<_>>().join(" | "));
+            let _ = writeln!(text, "| {} |", cells.collect::<Vec<_>>().join(" | "));
             if number == 0 {
-                println!("|{}|", widths.map(|width| "-".repeat(width + 2)).join("|"));
+                let _ = writeln!(text, "|{}|", widths.map(|width| "-".repeat(width + 2)).join("|"));
             }
         }
         for note in &self.notes {
-            println!("\n{note}");
+            let _ = writeln!(text, "\n{note}");
         }
+        text
     }
 }
 

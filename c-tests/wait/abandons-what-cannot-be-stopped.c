@@ -8,6 +8,18 @@
 /* Generous, for a loaded machine: what is meant is that it does not take until the holder ends. */
 enum { LATE_US = 2000000 };
 
+/* How many threads of this process are blocked in flock. */
+static int blocked(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	int count = 0;
+	CHECK(tasks != NULL);
+	for (struct dirent *task; (task = readdir(tasks)) != NULL;)
+		count += is_in(getpid(), atoi(task->d_name), SYS_flock);
+	closedir(tasks);
+	return count;
+}
+
 int main(int count, char **arguments)
 {
 	bool fuse = count > 1 && strcmp(arguments[1], "fuse") == 0;
@@ -20,7 +32,9 @@ int main(int count, char **arguments)
 		struct rlimit none = {0, 0};
 		CHECK(setrlimit(RLIMIT_SIGPENDING, &none) == 0);
 	}
-	for (int round = 0; round < 5; round++) {
+	/* On a loaded machine a deadline can be over before the thread is blocked, or is there at all. */
+	for (int round = 0; blocked() < 5; round++) {
+		CHECK(round < 100);
 		int64_t start = now_us();
 		CHECK(session_lock_wait(NULL, "s", 50, -1, &lock) == -ETIMEDOUT && lock == 0);
 		int64_t took = now_us() - start;
@@ -30,7 +44,7 @@ int main(int count, char **arguments)
 	CHECK(eventfd_write(event, 1) == 0);
 	CHECK(session_lock_wait(NULL, "s", -1, event, &lock) == -ECANCELED && lock == 0);
 	/* Else the claim would be shown for nothing. */
-	CHECK(threads() == threads_before + 5);
+	CHECK(blocked() >= 5);
 
 	/* A process that ends now, with such a thread. */
 	int64_t start = now_us();
