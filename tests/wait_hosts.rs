@@ -121,7 +121,9 @@ fn no_race_is_found_by_helgrind() {
     if !support::long() || !support::have("valgrind") {
         return;
     }
-    let helgrind = ["valgrind", "-q", "--error-exitcode=1", "--tool=helgrind"];
+    let root = env!("CARGO_MANIFEST_DIR");
+    let suppressions = format!("--suppressions={root}/c-tests/wait/helgrind.supp");
+    let helgrind = ["valgrind", "-q", "--error-exitcode=1", "--tool=helgrind", &suppressions];
     Program::new("wait/races-settle").arg("50").under(&helgrind).run();
     Program::new("wait/on-small-stacks").under(&helgrind).run();
 }

@@ -45,6 +45,8 @@ int main(int count, char **arguments)
 	begin();
 	pid_t holder = start_holder();
 	wait_in_many_threads(waits / 10);
+	/* The kernel lists a thread for a moment after it has been joined. */
+	AWAIT(threads() == 1);
 	int threads_before = threads(), descriptors_before = descriptors();
 	pages(&mapped_before, &resident_before);
 	struct mallinfo2 heap_before = mallinfo2();

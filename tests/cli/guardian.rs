@@ -120,11 +120,12 @@ fn the_guardian_is_out_of_everybodys_way() {
             signal(guardian, number);
         }
     }
-    let memory = fs::read_to_string(proc.join("smaps_rollup")).unwrap();
-    let own = memory.lines().find(|line| line.starts_with("Private_Dirty")).unwrap();
-    println!("the guardian's own memory: {own}");
-    let own: u64 = own.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(own < 800, "{memory}");
+    // In kB, once it has come to rest: on a loaded machine it may be at its first steps.
+    until("the guardian has little memory of its own", || {
+        let memory = fs::read_to_string(proc.join("smaps_rollup")).unwrap();
+        let own = memory.lines().find(|line| line.starts_with("Private_Dirty")).unwrap();
+        own.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() < 800
+    });
     assert!(is_alive(guardian) && !support::is_free(&place.lock_file("s")));
     holding.finish();
     until("the guardian has ended", || !is_alive(guardian));

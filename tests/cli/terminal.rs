@@ -72,6 +72,8 @@ fn control_c_ends_the_command() {
     terminal.line("session-lock run s -- sh -c 'echo up; exec sleep 600'");
     terminal.until("\nup");
     terminal.key("C-c");
+    // What is typed before the shell is back would stand in the line that is to be erased.
+    terminal.until(">");
     terminal.line("echo status=$?");
     terminal.until("status=130");
     place.until_free("s");
@@ -123,6 +125,8 @@ fn control_c_ends_the_wait_and_leaves_nothing() {
     terminal.line("clear; session-lock run -w s -- echo ran");
     terminal.until("session-lock: waiting");
     terminal.key("C-c");
+    // What is typed before the shell is back would stand in the line that is to be erased.
+    terminal.until(">");
     terminal.line("echo status=$?");
     terminal.until("status=130");
     let screen = terminal.screen();
