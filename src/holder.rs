@@ -24,7 +24,7 @@
 //! | the initial PID namespace, a local filesystem; also in a user namespace | the table |
 //! | the same, with `hidepid` | the table; that a process is dead is known from `kill(2)`, and the command only from the label |
 //! | btrfs, overlayfs with layers on different filesystems | the table, where the mount's device stands; two files of the same number are told apart by the descriptors of those who are named. If these may not be looked at, the label |
-//! | a table longer than a page | the table, once two readings of it agree; while it never comes to rest, it does not see everybody |
+//! | a table longer than a page | the table, read until two readings agree, or else eight times: a lock that is held all the while is in one of them |
 //! | a PID namespace | the table for holders in it; it hides those outside, and a taker that is dead: then the label |
 //! | a PID namespace with the outer `/proc` | the table for who holds it (a PID only for those inside), the label for who does not |
 //! | no `/proc`, or one of `subset=pid` | the label: free or unknown |
@@ -289,8 +289,6 @@ struct View {
     pidns: u64,
     /// `/proc` is mounted for that namespace: its numbers are ours.
     own_proc: bool,
-    /// The table did not come to rest while it was read: it may lack a lock that is held.
-    restless: bool,
     /// The processes that were looked at, and the files that they have open (`None`: not shown).
     lives: BTreeMap<u32, Option<Life>>,
     open_files: BTreeMap<u32, Option<OpenFiles>>,
@@ -304,9 +302,8 @@ impl View {
         let own_proc = procfs::own_number() == Some(sys::process_id());
         let initial = pidns == procfs::INITIAL_PID_NAMESPACE && own_proc;
         let sees_everybody = table.is_ok() && initial && place.local;
-        let table = table.unwrap_or_default();
         let mut takers: BTreeMap<FileId, Vec<u32>> = BTreeMap::new();
-        for lock in table.locks {
+        for lock in table.unwrap_or_default() {
             takers.entry(lock.file).or_default().push(lock.pid);
         }
         View {
@@ -315,7 +312,6 @@ impl View {
             sees_everybody,
             pidns,
             own_proc,
-            restless: table.restless,
             lives: BTreeMap::new(),
             open_files: BTreeMap::new(),
             boot: None,
@@ -325,7 +321,7 @@ impl View {
     fn judge(&mut self, path: &CStr, stat: &Stat) -> Holder {
         let in_table = self.place.in_table(stat.id);
         let mut takers = self.takers.get(&in_table).cloned().unwrap_or_default();
-        let mut sees_everybody = self.sees_everybody && !self.restless;
+        let mut sees_everybody = self.sees_everybody;
         if in_table != stat.id && !takers.is_empty() {
             // Files of two subvolumes or layers can have the same number in the table.
             sees_everybody &= self.sort_out(&mut takers, stat.id);
@@ -334,12 +330,6 @@ impl View {
             return Holder { state: State::Free, confirmed: true, ..Holder::default() };
         }
         let label = read_label(path, stat);
-        if let (true, true, Label::Holder(label)) = (takers.is_empty(), self.restless, &label) {
-            let locked = self.has_locked(label.pid, stat.id) == Some(true);
-            if locked && self.lives_as_labelled(label) {
-                takers.push(label.pid);
-            }
-        }
         if takers.is_empty() { self.by_label(&label) } else { self.held(&takers, &label, stat.id) }
     }
 
