@@ -121,10 +121,10 @@ static void held(void) {
 }
 
 int main(void) {
+  int before = count_fds();
   null_everywhere();
   CHECK(access("s.lock", F_OK) == -1);
   held();
-  int before = count_fds();
   bad_arguments();
   long_names();
   unfit_files();
