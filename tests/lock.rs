@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::path::Path;
 
 use session_lock::{Error, SessionLock, State, holder};
@@ -29,13 +30,17 @@ fn one_holds_it_the_other_is_told() {
     let dir = dir.path();
     let mut other = Actor::start("holder", &[dir.to_str().unwrap(), "s"]);
     other.hear("held");
+    let path = session_lock::path(Some(dir), "s").unwrap();
+    let label = fs::read(&path).unwrap();
     assert!(matches!(SessionLock::acquire(Some(dir), "s"), Err(Error::Held { .. })));
+    assert_eq!(fs::read(&path).unwrap(), label, "who is refused writes no label");
     assert_eq!(holder(Some(dir), "s").unwrap().pid, Some(other.pid()));
     other.say("release");
     other.hear("released");
     let lock = SessionLock::acquire(Some(dir), "s").unwrap();
     lock.check().unwrap();
     lock.release().unwrap();
+    assert!(fs::read_to_string(&path).unwrap().starts_with("0\n"), "the label is still there");
     assert_eq!(holder(Some(dir), "s").unwrap().state, State::Free);
     other.finish();
 }
