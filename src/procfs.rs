@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str;
+use std::sync::Mutex;
 
 use crate::sys::FileId;
 
@@ -107,9 +108,20 @@ pub(crate) fn innermost_pid(process: Process) -> Option<u32> {
     line.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
+/// The same for as long as this process lives: read once.
 pub(crate) fn boot_id() -> io::Result<String> {
+    static CACHE: Mutex<Option<String>> = Mutex::new(None);
+    // Never waits: in a child, the thread that had it locked at the fork may not exist.
+    let mut cache = CACHE.try_lock().ok();
+    if let Some(known) = cache.as_ref().and_then(|cache| cache.as_ref()) {
+        return Ok(known.clone());
+    }
     let text = read("/proc/sys/kernel/random/boot_id")?;
-    Ok(String::from_utf8_lossy(text.trim_ascii_end()).into_owned())
+    let boot = String::from_utf8_lossy(text.trim_ascii_end()).into_owned();
+    if let Some(cache) = &mut cache {
+        **cache = Some(boot.clone());
+    }
+    Ok(boot)
 }
 
 /// The number that the mounted `/proc` knows this process by; differs from `getpid` where it was
