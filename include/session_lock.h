@@ -257,7 +257,7 @@ int session_lock_check(session_lock_handle lock);
  *         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...).
  *
  * @threads    From any thread. Not from a signal handler.
- * @blocking   No; no cancellation point. About 20 microseconds with an ordinary lock table.
+ * @blocking   No; no cancellation point. 20 to 40 microseconds with an ordinary lock table.
  * @fork/exec  Works in a child as anywhere else.
  * @see        proc_locks(5)
  */

@@ -348,7 +348,7 @@ pub extern "C" fn session_lock_check(lock: session_lock_handle) -> c_int {
 ///         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...).
 ///
 /// @threads    From any thread. Not from a signal handler.
-/// @blocking   No; no cancellation point. About 20 microseconds with an ordinary lock table.
+/// @blocking   No; no cancellation point. 20 to 40 microseconds with an ordinary lock table.
 /// @fork/exec  Works in a child as anywhere else.
 /// @see        proc_locks(5)
 #[unsafe(no_mangle)]

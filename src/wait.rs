@@ -20,8 +20,9 @@
 //!   while it can be cancelled. What it shares with the caller is reference counted, and its own
 //!   reference is dropped by the destructor of a thread-specific key, which runs however it ends.
 //! * Where a blocked `flock` cannot be interrupted (some filesystems in user space, or the user has
-//!   used up `RLIMIT_SIGPENDING`), the thread is left to itself after [`PATIENCE`]. The caller closes the descriptor; should the lock be granted
-//!   later, it goes with the description's last reference, which is the thread's own call.
+//!   used up `RLIMIT_SIGPENDING`), the thread is left to itself after [`PATIENCE`]. The caller closes
+//!   the descriptor; should the lock be granted later, it goes with the description's last reference,
+//!   which is the thread's own call.
 
 use std::ffi::c_void;
 use std::io;
