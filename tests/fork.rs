@@ -207,6 +207,7 @@ fn a_child_has_no_descriptor_of_a_lock(_: &mut Stage) {
     // A descriptor is opened or closed in another thread just then.
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         scope.spawn(|| {
             while !stop.load(SeqCst) {
                 SessionLock::acquire(dir, "s").unwrap().release().unwrap();
@@ -215,8 +216,16 @@ fn a_child_has_no_descriptor_of_a_lock(_: &mut Stage) {
         for _ in 0..repetitions() {
             support::fork(assert_no_lock_descriptors).ended_well();
         }
-        stop.store(true, SeqCst);
     });
+}
+
+/// Ends the threads that go on until they are told, also when the test fails.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 fn repetitions() -> usize {
@@ -229,6 +238,7 @@ fn assert_releases(meanwhile: impl Fn() + Sync) {
     let dir = Some(dir.path());
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
@@ -244,7 +254,6 @@ fn assert_releases(meanwhile: impl Fn() + Sync) {
                 Err(_) => failed += 1,
             }
         }
-        stop.store(true, SeqCst);
         assert_eq!(failed, 0, "a lock that was released was still held");
     });
 }
