@@ -1,4 +1,4 @@
-//! What the linker must know about the shared library, and cargo does not say.
+//! What the linker must know, and cargo does not say.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -8,4 +8,9 @@ fn main() {
     // The fork hooks, and a helper thread that waits, point into the library's code: `dlclose` must
     // leave it mapped.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // The program has the unwinder in itself: to load libgcc_s.so at each start took a twelfth of the
+    // time of `session-lock run x -- true`. (glibc loads it when a thread is first cancelled, and
+    // depends on it for that.) In whole, for the linker meets libgcc_s.so first.
+    let unwinder = "-Wl,--push-state,-Bstatic,--whole-archive,-lgcc_eh,--pop-state";
+    println!("cargo::rustc-link-arg-bins={unwinder}");
 }
