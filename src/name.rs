@@ -172,8 +172,8 @@ impl LockFile {
     /// Opens the lock file, creating it and its directory where they are missing; `None` where
     /// somebody deleted it just then: try again.
     pub fn open(&self) -> Result<Option<Opened>, Error> {
-        let mode = self.trusted_directory()?;
-        let Some((descriptor, writable)) = self.open_any(mode)? else { return Ok(None) };
+        let dir = self.trusted_directory()?;
+        let Some((descriptor, writable)) = self.open_any(&dir)? else { return Ok(None) };
         let stat = sys::fstat(descriptor.fd()).map_err(|error| self.failed("fstat", error))?;
         if !stat.is_file() {
             return Err(self.untrusted(&self.path, "not a regular file"));
@@ -185,14 +185,16 @@ impl LockFile {
         }
     }
 
-    fn open_any(&self, mode: u32) -> Result<Option<(Descriptor, bool)>, Error> {
-        let open = |flags| Descriptor::open_file(|| sys::open(&self.path, flags, mode));
+    fn open_any(&self, dir: &Stat) -> Result<Option<(Descriptor, bool)>, Error> {
+        let open = |flags, mode| Descriptor::open_file(|| sys::open(&self.path, flags, mode));
         // An existing file is opened without O_CREAT: in a sticky directory the kernel refuses that
         // for another user's file (fs.protected_regular).
-        let mut result = open(libc::O_RDWR).map(|descriptor| (descriptor, true));
+        let mut result = open(libc::O_RDWR, 0).map(|descriptor| (descriptor, true));
         if errno(&result) == Some(libc::ENOENT) {
             let create = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-            result = open(create).map(|descriptor| (descriptor, true));
+            let ours = dir.uid == sys::effective_uid() && dir.mode & 0o022 == 0;
+            result =
+                open(create, if ours { 0o600 } else { 0o666 }).map(|descriptor| (descriptor, true));
             match errno(&result) {
                 Some(libc::EEXIST) => return Ok(None),
                 Some(libc::ENOENT) if sys::stat(&self.dir).is_err() => return Ok(None),
@@ -200,7 +202,7 @@ impl LockFile {
             }
         } else if matches!(errno(&result), Some(libc::EACCES | libc::EPERM | libc::EROFS)) {
             // A lock needs no more than a descriptor; without a label it is as good.
-            result = open(libc::O_RDONLY).map(|descriptor| (descriptor, false));
+            result = open(libc::O_RDONLY, 0).map(|descriptor| (descriptor, false));
             if errno(&result) == Some(libc::ENOENT) {
                 return Ok(None);
             }
@@ -215,9 +217,8 @@ impl LockFile {
         }
     }
 
-    /// Checks the directory, creating it where it is missing; the answer is the mode that a lock
-    /// file is to be created with.
-    fn trusted_directory(&self) -> Result<u32, Error> {
+    /// Checks the directory, creating it where it is missing.
+    fn trusted_directory(&self) -> Result<Stat, Error> {
         // A link in place of the default directory would be somebody else's doing: anybody may
         // create names in /tmp. A directory that the caller named may be reached over links.
         let stat = if self.default { sys::lstat } else { sys::stat };
@@ -238,9 +239,8 @@ impl LockFile {
         if !found.is_dir() {
             return Err(failed("stat", io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
-        let owned = found.uid == sys::effective_uid();
         if self.default {
-            if !owned {
+            if found.uid != sys::effective_uid() {
                 return Err(self.untrusted(&self.dir, "it belongs to another user"));
             }
             if found.mode & 0o077 != 0 {
@@ -257,7 +257,7 @@ impl LockFile {
                 return Err(self.untrusted(&self.dir, reason));
             }
         }
-        Ok(if owned && found.mode & 0o022 == 0 { 0o600 } else { 0o666 })
+        Ok(found)
     }
 }
 

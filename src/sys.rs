@@ -150,10 +150,34 @@ pub(crate) fn write_at_start(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()>
 pub(crate) fn file_size_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct is the one that the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } == -1 {
+    if unsafe { own_limit(&raw mut limit) } == -1 {
         return 0;
     }
     limit.rlim_cur
+}
+
+/// glibc's getrlimit(3) asks for the limit of any process, which takes the kernel more than twice as
+/// long as to tell our own.
+///
+/// # Safety
+///
+/// `limit` is valid for writes.
+#[cfg(all(target_pointer_width = "64", any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn own_limit(limit: *mut libc::rlimit) -> i64 {
+    // SAFETY: the struct is the one that the call fills, as the caller promises.
+    unsafe { libc::syscall(libc::SYS_getrlimit, libc::RLIMIT_FSIZE, limit) }
+}
+
+/// # Safety
+///
+/// `limit` is valid for writes.
+#[cfg(not(all(
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+unsafe fn own_limit(limit: *mut libc::rlimit) -> i64 {
+    // SAFETY: the struct is the one that the call fills, as the caller promises.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, limit) }.into()
 }
 
 /// Sets the file offset, which belongs to the open file description; `ESPIPE` for what has none.

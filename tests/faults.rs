@@ -173,7 +173,7 @@ fn judge(scenario: Scenario, plan: Plan, report: &Report) {
     } else {
         left(end, begin.descriptors);
     }
-    let for_the_label = [libc::SYS_pwrite64, libc::SYS_prlimit64, libc::SYS_read];
+    let for_the_label = [libc::SYS_pwrite64, libc::SYS_getrlimit, libc::SYS_read];
     // A late grant can be too late, as above.
     let gets_it = undisturbed(scenario) == 0 && scenario != WaitLateGrant;
     if gets_it && for_the_label.contains(&number) {

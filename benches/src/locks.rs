@@ -14,6 +14,7 @@ pub const SESSION: &str = "s";
 unsafe extern "C" {
     fn plain_acquire(path: *const c_char) -> c_int;
     fn plain_release(fd: c_int);
+    fn thread_acquire(path: *const c_char) -> c_int;
     fn same_acquire(dir: *const c_char, path: *const c_char, wait: c_int) -> c_int;
     fn same_release(fd: c_int, path: *const c_char);
 }
@@ -52,6 +53,27 @@ impl Lock for Plain {
     fn release(&mut self) {
         // SAFETY: no memory is involved.
         unsafe { plain_release(self.fd) };
+    }
+}
+
+/// The same, with a thread that waits for a caller with a deadline, and nothing else.
+pub struct Thread(Plain);
+
+impl Thread {
+    pub fn new(dir: &Path, session: &str) -> Thread {
+        Thread(Plain::new(dir, session))
+    }
+}
+
+impl Lock for Thread {
+    fn acquire(&mut self) {
+        // SAFETY: the path is NUL-terminated.
+        self.0.fd = unsafe { thread_acquire(self.0.path.as_ptr()) };
+        assert!(self.0.fd >= 0);
+    }
+
+    fn release(&mut self) {
+        self.0.release();
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::Bench;
 use crate::actor::{self, Actor, cpu, now, until_blocked};
-use crate::locks::{self, Library, Lock, Ours, OursRust, Plain, SESSION, Same, c_path};
+use crate::locks::{self, Library, Lock, Ours, OursRust, Plain, SESSION, Same, Thread, c_path};
 use crate::report::{Report, Times, time};
 
 const CYCLE: &str = "acquire + release, nobody else there";
@@ -384,25 +384,31 @@ fn cpu_of_children() -> f64 {
 
 pub fn waiters(bench: &Bench, report: &mut Report) {
     for (count, rounds) in [(1, 100), (10, 50), (100, 10), (1000, 5)] {
-        let dirs = ["flock", "ours"].map(|way| bench.dir(&format!("waiters-{count}-{way}")));
-        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        let ways = ["flock", "thread", "ours"];
+        let dirs = ways.map(|way| bench.dir(&format!("waiters-{count}-{way}")));
+        let (mut theirs, mut threads, mut ours) = (Vec::new(), Vec::new(), Vec::new());
         for _ in bench.rounds(rounds) {
+            threads.push(drain(&dirs[1], count, Thread::new(&dirs[1], SESSION)));
             theirs.push(drain(&dirs[0], count, Plain::new(&dirs[0], SESSION)));
-            let lock = Ours::new(bench.library, &dirs[1], SESSION, Some(600_000));
-            ours.push(drain(&dirs[1], count, lock));
+            let lock = Ours::new(bench.library, &dirs[2], SESSION, Some(600_000));
+            ours.push(drain(&dirs[2], count, lock));
         }
         let median = |drains: &[Drain], of: fn(&Drain) -> f64| {
             Times::new(drains.iter().map(of).collect()).median()
         };
         let name = "blocked flock";
         let mut row = |what: &str, of: fn(&Drain) -> f64, most: f64| {
-            let (ours, theirs) = (median(&ours, of), median(&theirs, of));
+            let [ours, theirs, thread] =
+                [&ours, &theirs, &threads].map(|drains| median(drains, of));
             let waiters = if count == 1 { "waiter" } else { "waiters" };
             let what = format!("{count} {waiters} with a deadline, {what} per hand-over");
             if count == 1000 && most > 0.0 {
                 report.at_most(&what, ours, theirs, name, ours / theirs, most);
             } else {
                 report.pair(&what, ours, theirs, name);
+            }
+            if count == 1000 {
+                report.pair(&what, ours, thread, "a thread in C that is blocked in flock");
             }
         };
         row("time", |drain| drain.wall, 2.0);

@@ -679,7 +679,7 @@ const NAMES: &[(i64, &str, &[c_int])] = &[
     // Only in debug builds: the standard library looks whether a descriptor is open before it
     // closes it, and ends the program for EBADF.
     (SYS_fcntl, "fcntl", &[EINVAL]),
-    (SYS_prlimit64, "prlimit64", &[EPERM, EINVAL, ENOSYS]),
+    (SYS_getrlimit, "getrlimit", &[EPERM, EINVAL, ENOSYS]),
     // Not ENOSYS: the standard library then opens /dev/urandom, and keeps it for good.
     (SYS_getrandom, "getrandom", &[EINTR, EAGAIN]),
     (SYS_getgroups, "getgroups", &[EINVAL]),
