@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,6 +32,8 @@ pub struct Bench {
     pub python: Vec<String>,
     /// The Go program, if it could be built.
     pub gofrs: Option<PathBuf>,
+    /// The same with our Go package.
+    pub go: Option<PathBuf>,
     /// Everything a tenth as often: to see that it works.
     pub quick: bool,
     /// From here on everything is done as seldom as can be.
@@ -52,10 +54,11 @@ impl Bench {
                     .collect()
             });
         let gofrs = build_gofrs(&scratch);
+        let go = build_go(&scratch, &library_file);
         let dirs = RefCell::new(vec![scratch.clone()]);
         // After what has to be built.
         let hurry = Instant::now() + Duration::from_secs(210);
-        Bench { library_file, program, library, scratch, dirs, python, gofrs, quick, hurry }
+        Bench { library_file, program, library, scratch, dirs, python, gofrs, go, quick, hurry }
     }
 
     pub fn count(&self, count: usize) -> usize {
@@ -99,6 +102,10 @@ impl Bench {
         } else if let Some(mode) = way.strip_prefix("gofrs:") {
             let mut command = Command::new(self.gofrs.as_ref().expect("not asked for without"));
             command.arg(mode).arg(file);
+            command
+        } else if way == "go" {
+            let mut command = Command::new(self.go.as_ref().expect("not asked for without"));
+            command.arg(file);
             command
         } else {
             let mut command = Command::new("/proc/self/exe");
@@ -146,6 +153,27 @@ fn build_gofrs(scratch: &Path) -> Option<PathBuf> {
     let mut command = Command::new("go");
     command.args(["build", "-o"]).arg(&program).arg(peer("gofrs.go")).stderr(Stdio::null());
     command.env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode");
+    command.status().is_ok_and(|status| status.success()).then_some(program)
+}
+
+/// Ours through the Go package, which finds the library by pkg-config, as if it were installed.
+fn build_go(scratch: &Path, library: &Path) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for name in ["libsession_lock.so", "libsession_lock.so.0"] {
+        symlink(library, scratch.join(name)).unwrap();
+    }
+    let (lib, include) = (scratch.display(), root.join("include"));
+    let include = include.display();
+    let pc = format!(
+        "Name: session_lock\nDescription: -\nVersion: 0\n\
+         Libs: -L{lib} -lsession_lock\nCflags: -I{include}\n"
+    );
+    fs::write(scratch.join("session_lock.pc"), pc).unwrap();
+    let program = scratch.join("go");
+    let mut command = Command::new("go");
+    command.args(["build", "-buildvcs=false", "-o"]).arg(&program).arg(peer("session_lock.go"));
+    command.current_dir(root.join("examples/go")).stderr(Stdio::null());
+    command.env("PKG_CONFIG_PATH", scratch).env("CGO_LDFLAGS", format!("-Wl,-rpath,{lib}"));
     command.status().is_ok_and(|status| status.success()).then_some(program)
 }
 

@@ -123,6 +123,9 @@ pub fn cycle(bench: &Bench, report: &mut Report) {
     if bench.gofrs.is_some() {
         ways.push("gofrs:endless".into());
     }
+    if bench.go.is_some() {
+        ways.push("go".into());
+    }
     let mut actors: Vec<Actor> = ways.iter().map(|way| bench.actor(way, &dir)).collect();
     let mut rounds = vec![Vec::new(); ways.len()];
     for round in bench.rounds(20) {
@@ -146,6 +149,9 @@ pub fn cycle(bench: &Bench, report: &mut Report) {
     if let Some(&gofrs) = medians.get("gofrs:endless") {
         report.at_most(what, median(2), gofrs, "gofrs/flock", median(2) / gofrs, 3.0);
     }
+    if let (Some(&ours), Some(&gofrs)) = (medians.get("go"), medians.get("gofrs:endless")) {
+        report.pair("acquire + release, Go", ours, gofrs, "gofrs/flock");
+    }
     if let Some(&ours) = medians.get("python:session_lock") {
         for name in ["filelock", "fasteners", "portalocker"] {
             if let Some(&theirs) = medians.get(format!("python:{name}").as_str()) {
@@ -164,6 +170,7 @@ fn label(way: &str) -> (String, bool) {
         "ours:deadline" => "session-lock, deadline",
         "python:session_lock" => "session-lock, Python",
         "python:fcntl" => "Python fcntl.flock",
+        "go" => "session-lock, Go",
         "gofrs:endless" => "Go gofrs/flock",
         "gofrs:deadline" => "Go gofrs/flock, deadline",
         _ => return (format!("Python {}", way.trim_start_matches("python:")), false),
@@ -175,7 +182,7 @@ fn label(way: &str) -> (String, bool) {
 
 /// Waits in the kernel's queue, so it can be seen there.
 fn in_kernel(way: &str) -> bool {
-    matches!(way, "flock" | "same" | "ours" | "ours:deadline")
+    matches!(way, "flock" | "same" | "ours" | "ours:deadline" | "go")
         || matches!(way, "python:session_lock" | "python:fcntl" | "gofrs:endless")
 }
 
@@ -198,6 +205,9 @@ pub fn hand_over(bench: &Bench, report: &mut Report) {
     ways.extend(python.iter().map(String::as_str));
     if bench.gofrs.is_some() {
         ways.extend(["gofrs:endless", "gofrs:deadline"]);
+    }
+    if bench.go.is_some() {
+        ways.push("go");
     }
     let dirs: Vec<_> = (0..ways.len()).map(|at| bench.dir(&format!("hand-over-{at}"))).collect();
     // Not everyone creates it.
@@ -266,6 +276,10 @@ pub fn hand_over(bench: &Bench, report: &mut Report) {
         {
             let what = what("Python, deadline, p50");
             report.pair(&what, ours.median(), theirs.median(), "filelock");
+        }
+        if let (Some(ours), Some(theirs)) = (times.get("go"), times.get("gofrs:deadline")) {
+            let name = "gofrs, polling every 50 ms";
+            report.pair(&what("Go, deadline, p50"), ours.median(), theirs.median(), name);
         }
         for (other, name) in [
             ("python:fasteners", "fasteners"),
