@@ -280,9 +280,7 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
     if held.has_label {
         let _ = label::clear(descriptor.fd());
     }
-    let unlocked = sys::unlock(descriptor.fd());
-    descriptor.close();
-    unlocked.map_err(|source| Error::Os {
+    sys::unlock(descriptor.fd()).map_err(|source| Error::Os {
         path: name::to_path(&held.path),
         call: "flock",
         source,

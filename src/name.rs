@@ -192,9 +192,9 @@ impl LockFile {
         let mut result = open(libc::O_RDWR, 0).map(|descriptor| (descriptor, true));
         if errno(&result) == Some(libc::ENOENT) {
             let create = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-            let ours = dir.uid == sys::effective_uid() && dir.mode & 0o022 == 0;
-            result =
-                open(create, if ours { 0o600 } else { 0o666 }).map(|descriptor| (descriptor, true));
+            let ours_alone = dir.uid == sys::effective_uid() && dir.mode & 0o022 == 0;
+            let mode = if ours_alone { 0o600 } else { 0o666 };
+            result = open(create, mode).map(|descriptor| (descriptor, true));
             match errno(&result) {
                 Some(libc::EEXIST) => return Ok(None),
                 Some(libc::ENOENT) if sys::stat(&self.dir).is_err() => return Ok(None),

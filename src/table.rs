@@ -139,14 +139,6 @@ impl Descriptor {
         Some(id)
     }
 
-    /// Closes what has just been found to be ours.
-    pub fn close(self) {
-        let _gate = gate();
-        let entry = table().entries.remove(&self.id);
-        mem::forget(self);
-        drop(entry);
-    }
-
     /// Takes the descriptor out of the table: it is the caller's from now on.
     pub fn into_fd(self) -> Option<OwnedFd> {
         table().entries.remove(&self.id)?.fd

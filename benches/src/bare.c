@@ -65,6 +65,7 @@ void same_release(int fd, const char *path)
     sink = syscall(SYS_getrlimit, RLIMIT_FSIZE, &limit);
     sink = pwrite(fd, label, sizeof label, 0);
     flock(fd, LOCK_UN);
+    sink = lseek(fd, 0, SEEK_CUR);
     close(fd);
 }
 
