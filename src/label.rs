@@ -10,7 +10,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::str::{self, FromStr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::name;
@@ -31,7 +31,8 @@ struct Identity {
     /// The first lines, up to where the time of the acquisition stands.
     head: Vec<u8>,
     head_checksum: u64,
-    command: Vec<u8>,
+    /// Read only where no other command is to be written.
+    command: OnceLock<Vec<u8>>,
 }
 
 /// Writes the label of this process, whose number is `pid`; `command` `None` means its own command
@@ -49,7 +50,7 @@ pub(crate) fn write(fd: BorrowedFd<'_>, pid: u32, command: Option<&[u8]>) -> io:
     rest.write_all(b"command=")?;
     match command {
         Some(command) => rest.write_all(&encode(command, COMMAND_MAX))?,
-        None => rest.write_all(&identity.command)?,
+        None => rest.write_all(identity.command())?,
     }
     rest.write_all(b"\n")?;
     let used = SIZE - rest.len();
@@ -76,8 +77,10 @@ fn put(fd: BorrowedFd<'_>, text: &[u8; SIZE]) -> io::Result<()> {
 }
 
 /// Looks up now what the first label of this process needs, and no later one.
-pub(crate) fn prepare() {
-    let _ = identity(sys::process_id());
+pub(crate) fn prepare(command: Option<&[u8]>) {
+    if let (Ok(identity), None) = (identity(sys::process_id()), command) {
+        identity.command();
+    }
 }
 
 fn identity(pid: u32) -> io::Result<Arc<Identity>> {
@@ -104,9 +107,15 @@ impl Identity {
         write!(head, "{pid}\nstart={start}\nboot={boot}\npidns={pidns}\nhost=")?;
         head.extend(encode(&sys::host_name(), HOST_MAX));
         head.extend_from_slice(b"\nacquired=");
-        let command = procfs::command(Process::Me).unwrap_or_default();
         let head_checksum = checksum(&head);
-        Ok(Identity { pid, head, head_checksum, command: encode(&command, COMMAND_MAX) })
+        Ok(Identity { pid, head, head_checksum, command: OnceLock::new() })
+    }
+
+    fn command(&self) -> &[u8] {
+        self.command.get_or_init(|| {
+            let command = procfs::command(Process::Me).unwrap_or_default();
+            encode(&command, COMMAND_MAX)
+        })
     }
 }
 

@@ -57,7 +57,7 @@ impl SessionLock {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn acquire(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<SessionLock, Error> {
-        obtain(dir, session.as_ref(), None)
+        obtain(dir, session.as_ref(), None, None)
     }
 
     /// Waits for the lock in the kernel's own queue: a blocked `flock(2)`, with or without a
@@ -78,9 +78,36 @@ impl SessionLock {
         timeout: Option<Duration>,
         cancel: Option<BorrowedFd<'_>>,
     ) -> Result<SessionLock, Error> {
-        // A deadline beyond the clock's range is none.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        obtain(dir, session.as_ref(), Some(Limits { deadline, cancel }))
+        obtain(dir, session.as_ref(), None, Some(Limits::new(timeout, cancel)))
+    }
+
+    /// As [`wait`](SessionLock::wait), with `command` in the lock's label instead of this process's
+    /// own command line: for a program that is about to execute another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](SessionLock::wait).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use session_lock::SessionLock;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = Some(dir.path());
+    /// let lock = SessionLock::wait_as("make -j2", dir, "build", None, None)?;
+    /// assert_eq!(session_lock::holder(dir, "build")?.command, "make -j2");
+    /// # drop(lock);
+    /// # Ok::<(), session_lock::Error>(())
+    /// ```
+    pub fn wait_as(
+        command: impl AsRef<OsStr>,
+        dir: Option<&Path>,
+        session: impl AsRef<OsStr>,
+        timeout: Option<Duration>,
+        cancel: Option<BorrowedFd<'_>>,
+    ) -> Result<SessionLock, Error> {
+        let command = command.as_ref().as_bytes();
+        obtain(dir, session.as_ref(), Some(command), Some(Limits::new(timeout, cancel)))
     }
 
     /// Is the lock that we hold still *the* lock? To be asked before a step that must not run twice.
@@ -110,22 +137,6 @@ impl SessionLock {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Writes `command` into the lock's label instead of this process's own command line: for a
-    /// program that is about to execute another one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotOwner`]; [`Error::Stale`] if the descriptor was closed; [`Error::Os`] if the label
-    /// cannot be written.
-    pub fn set_command(&self, command: impl AsRef<OsStr>) -> Result<(), Error> {
-        let (number, held) = table::get(self.handle)?;
-        if !table::is_ours(number, self.handle) {
-            return Err(stale(&held.path));
-        }
-        label::write(sys::borrow(number), held.owner, Some(command.as_ref().as_bytes()))
-            .map_err(|source| Error::Os { path: self.path.clone(), call: "pwrite", source })
     }
 
     /// Hands the lock out of this library's care, on purpose: as long as the descriptor or a copy
@@ -171,10 +182,11 @@ pub fn release_fd(fd: OwnedFd) -> io::Result<()> {
     sys::unlock(fd.as_fd())
 }
 
-/// `limits` `None`: a single try.
+/// `command` `None`: this process's own; `limits` `None`: a single try.
 fn obtain(
     dir: Option<&Path>,
     session: &OsStr,
+    command: Option<&[u8]>,
     limits: Option<Limits<'_>>,
 ) -> Result<SessionLock, Error> {
     let file = LockFile::new(dir, session)?;
@@ -183,7 +195,7 @@ fn obtain(
             limits.admit().map_err(|stop| stopped(&file, stop))?;
         }
         if let Some(opened) = file.open()? {
-            if let Some(lock) = lock_opened(&file, opened, limits.as_ref())? {
+            if let Some(lock) = lock_opened(&file, opened, command, limits.as_ref())? {
                 return Ok(lock);
             }
         }
@@ -201,6 +213,7 @@ fn obtain(
 fn lock_opened(
     file: &LockFile,
     opened: Opened,
+    command: Option<&[u8]>,
     limits: Option<&Limits<'_>>,
 ) -> Result<Option<SessionLock>, Error> {
     let Opened { descriptor, stat, writable } = opened;
@@ -212,7 +225,7 @@ fn lock_opened(
         },
         Some(limits) => {
             // Before the wait, not after it, when others wait for us.
-            label::prepare();
+            label::prepare(command);
             wait::lock(&descriptor, limits).map_err(|stop| stopped(file, stop))?;
         }
     }
@@ -221,7 +234,7 @@ fn lock_opened(
     }
     // A label that cannot be written (disk full, RLIMIT_FSIZE) is no reason to refuse a lock.
     let owner = sys::process_id();
-    let has_label = writable && label::write(descriptor.fd(), owner, None).is_ok();
+    let has_label = writable && label::write(descriptor.fd(), owner, command).is_ok();
     let held = Held { path: file.path.clone(), file: stat.id, owner, has_label };
     match descriptor.hand_out(held) {
         Some(handle) => Ok(Some(SessionLock { handle, path: file.path() })),

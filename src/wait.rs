@@ -52,6 +52,15 @@ pub(crate) struct Limits<'a> {
     pub cancel: Option<BorrowedFd<'a>>,
 }
 
+impl<'a> Limits<'a> {
+    /// From now on.
+    pub fn new(timeout: Option<Duration>, cancel: Option<BorrowedFd<'a>>) -> Limits<'a> {
+        // A deadline beyond the clock's range is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Limits { deadline, cancel }
+    }
+}
+
 /// Why a wait ended without the lock.
 #[derive(Debug)]
 pub(crate) enum Stop {

@@ -38,7 +38,7 @@ const FORKS: [(&str, unsafe extern "C" fn() -> libc::pid_t); 2] =
 
 type Meddling = (&'static str, fn(&Path, SessionLock));
 /// What a child may try. It gets a copy of the parent's lock, as it would in a program.
-const MEDDLINGS: [Meddling; 9] = [
+const MEDDLINGS: [Meddling; 8] = [
     ("end", |_, lock| mem::forget(lock)),
     ("drop", |_, lock| drop(lock)),
     ("release", |_, lock| not_owner(lock.release())),
@@ -48,7 +48,6 @@ const MEDDLINGS: [Meddling; 9] = [
         not_owner(lock.check());
         not_owner(lock.release());
     }),
-    ("set_command", |_, lock| not_owner(lock.set_command("mine"))),
     ("acquire", |dir, _lock| {
         let result = SessionLock::acquire(Some(dir), "s");
         assert!(matches!(result, Err(Error::Held { .. })), "{result:?}");

@@ -27,6 +27,7 @@ Examples:
   flock \"$(session-lock path build)\" make        the same lock by another tool";
 
 #[derive(Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Hold a session's lock while a command runs
     Run(RunArgs),

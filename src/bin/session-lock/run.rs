@@ -25,7 +25,8 @@ pub fn run(args: &RunArgs) -> u8 {
         Ok(lock) => lock,
         Err(code) => return code,
     };
-    let path = lock.path().to_owned();
+    // Before the guardian is forked: what is written afterwards has to be copied.
+    let program = Program::new(args, lock.path());
     let lock = match hand_over(args, lock) {
         Ok(lock) => lock,
         Err(error) => {
@@ -33,7 +34,7 @@ pub fn run(args: &RunArgs) -> u8 {
             return FAILED;
         }
     };
-    let code = execute(args, &path);
+    let code = program.execute(args);
     if args.inherit {
         let _ = session_lock::release_fd(lock);
     }
@@ -45,26 +46,28 @@ pub fn run(args: &RunArgs) -> u8 {
 fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
     let began = Instant::now();
     let (dir, session) = (args.dir.dir.as_deref(), args.session.as_os_str());
-    let holder = match SessionLock::acquire(dir, session) {
-        Err(Error::Held { .. }) => {
+    let command = args.command.join(OsStr::new(" "));
+    let wait = |timeout| SessionLock::wait_as(&command, dir, session, timeout, None);
+    let holder = match wait(Some(Duration::ZERO)) {
+        Err(Error::TimedOut { .. }) => {
             session_lock::holder(dir, session).map_err(|e| show::failed(&e))?
         }
         result => return result.map_err(|error| show::failed(&error)),
     };
-    let wait = args.wait || args.timeout.is_some();
+    let to_wait = args.wait || args.timeout.is_some();
     let deadlock = is_held_by_an_ancestor(dir, session, &holder);
-    let ending = !wait && has_ended(&holder);
+    let ending = !to_wait && has_ended(&holder);
     let mut timeout = match () {
         () if deadlock => Some(Duration::ZERO),
-        () if wait => args.timeout,
+        () if to_wait => args.timeout,
         () if ending => Some(ENDING.0),
         () => Some(Duration::ZERO),
     };
     // Dropped, and its thread ended, before the lock is used.
-    let status = (wait && !deadlock && !args.quiet).then(|| Status::start(dir, session));
+    let status = (to_wait && !deadlock && !args.quiet).then(|| Status::start(dir, session));
     let result = loop {
         let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
-        match SessionLock::wait(dir, session, left, None) {
+        match wait(left) {
             Err(Error::Interrupted { .. }) => {}
             Err(Error::TimedOut { .. })
                 if ending && timeout == Some(ENDING.0) && has_guardian(dir, session) =>
@@ -151,8 +154,6 @@ fn parent_of(pid: u32) -> Option<u32> {
 
 /// Puts the lock into other hands than this process's memory, which ends with the execution.
 fn hand_over(args: &RunArgs, lock: SessionLock) -> Result<OwnedFd, String> {
-    // The lock is as good with another label.
-    let _ = lock.set_command(args.command.join(OsStr::new(" ")));
     let lock = lock.into_fd().map_err(|error| error.to_string())?;
     if args.inherit {
         sys::make_inheritable(lock.as_fd()).map_err(|error| format!("fcntl: {error}"))?;
@@ -164,28 +165,39 @@ fn hand_over(args: &RunArgs, lock: SessionLock) -> Result<OwnedFd, String> {
     Ok(lock)
 }
 
-/// Becomes COMMAND; returns only if that fails.
-fn execute(args: &RunArgs, path: &Path) -> u8 {
-    // Neither the arguments nor the environment of a process can contain a NUL byte.
-    let c_string = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
-    let arguments: Vec<CString> = args.command.iter().map(|text| c_string(text)).collect();
-    let ours = [
-        ("SESSION_LOCK_SESSION", args.session.as_os_str()),
-        ("SESSION_LOCK_PATH", path.as_os_str()),
-    ];
-    let is_ours = |name: &OsString| ours.iter().any(|(ours, _)| name == ours);
-    let inherited = env::vars_os().filter(|(name, _)| !is_ours(name));
-    let added = ours.map(|(name, value)| (name.into(), value.to_owned()));
-    let environment: Vec<CString> = inherited
-        .chain(added)
-        .map(|(name, value)| c_string(&[name, value].join(OsStr::new("="))))
-        .collect();
-    let error = sys::exec(&arguments, &environment);
-    let command = show::escaped(&args.command[0]);
-    if error.kind() == io::ErrorKind::NotFound {
-        show::complain(format_args!("{command}: command not found"));
-        return NOT_FOUND;
+/// COMMAND, its arguments and its environment.
+struct Program {
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Program {
+    fn new(args: &RunArgs, path: &Path) -> Program {
+        // Neither the arguments nor the environment of a process can contain a NUL byte.
+        let c_string = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
+        let ours = [
+            ("SESSION_LOCK_SESSION", args.session.as_os_str()),
+            ("SESSION_LOCK_PATH", path.as_os_str()),
+        ];
+        let is_ours = |name: &OsString| ours.iter().any(|(ours, _)| name == ours);
+        let inherited = env::vars_os().filter(|(name, _)| !is_ours(name));
+        let added = ours.map(|(name, value)| (name.into(), value.to_owned()));
+        let environment = inherited
+            .chain(added)
+            .map(|(name, value)| c_string(&[name, value].join(OsStr::new("="))))
+            .collect();
+        Program { arguments: args.command.iter().map(|text| c_string(text)).collect(), environment }
     }
-    show::complain(format_args!("{command}: cannot be executed: {error}"));
-    CANNOT_EXECUTE
+
+    /// Becomes COMMAND; returns only if that fails.
+    fn execute(&self, args: &RunArgs) -> u8 {
+        let error = sys::exec(&self.arguments, &self.environment);
+        let command = show::escaped(&args.command[0]);
+        if error.kind() == io::ErrorKind::NotFound {
+            show::complain(format_args!("{command}: command not found"));
+            return NOT_FOUND;
+        }
+        show::complain(format_args!("{command}: cannot be executed: {error}"));
+        CANNOT_EXECUTE
+    }
 }

@@ -120,8 +120,8 @@ pub fn exit_now(code: u8) -> ! {
 }
 
 /// Runs `work` in a child of its own, which shares this process's memory, and nothing else: no page
-/// has to be copied. This process stands still until the child has ended. The child's exit code;
-/// `None` if a signal ended it.
+/// has to be copied. This process does nothing until the child has ended. The child's exit code; `None`
+/// if a signal ended it.
 pub fn in_a_child(mut work: &mut dyn FnMut() -> u8) -> io::Result<Option<u8>> {
     extern "C" fn entry(work: *mut c_void) -> c_int {
         // SAFETY: the pointer below, and nobody else uses it meanwhile.
@@ -130,13 +130,19 @@ pub fn in_a_child(mut work: &mut dyn FnMut() -> u8) -> io::Result<Option<u8>> {
     }
     let mut stack = vec![0_u128; 64 * 1024 / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end.cast();
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the stack and `work` live until the call returns, which is when the child has ended; it
+    // Without CLONE_VFORK, with which this process would be woken twice: here and by `waitpid`.
+    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: the stack and `work` live until `waitpid` below says that the child has ended; the stack
     // grows downwards on all that Linux runs on but PA-RISC.
     let child = check(unsafe { libc::clone(entry, top, flags, (&raw mut work).cast()) })?;
     let mut status = 0;
     // SAFETY: `status` is the integer that the call fills.
-    check(unsafe { libc::waitpid(child, &raw mut status, 0) })?;
+    while let Err(error) = check(unsafe { libc::waitpid(child, &raw mut status, 0) }) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            // It cannot be; but if it is, the child may still be there.
+            exit_now(crate::FAILED);
+        }
+    }
     let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
     Ok(code.and_then(|code| code.try_into().ok()))
 }
