@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -78,6 +79,24 @@ impl Actor {
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Actor { child, input, output }
+    }
+
+    /// From now on it runs on one processor, counted among those that there are for us.
+    pub fn on_processor(self, number: usize) -> Actor {
+        let size = size_of::<libc::cpu_set_t>();
+        // SAFETY: a bit set, for which all zeros is the empty one.
+        let (mut ours, mut one): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { mem::zeroed() };
+        // SAFETY: the set is as large as is said.
+        assert_eq!(unsafe { libc::sched_getaffinity(0, size, &raw mut ours) }, 0);
+        // SAFETY: no number is beyond the set.
+        let is_ours = |&processor: &usize| unsafe { libc::CPU_ISSET(processor, &ours) };
+        let processors: Vec<_> = (0..8 * size).filter(is_ours).collect();
+        // SAFETY: the number is one of the set's.
+        unsafe { libc::CPU_SET(processors[number % processors.len()], &mut one) };
+        let pid = self.pid().try_into().unwrap();
+        // SAFETY: the set is as large as is said.
+        assert_eq!(unsafe { libc::sched_setaffinity(pid, size, &raw const one) }, 0);
+        self
     }
 
     pub fn pid(&self) -> u32 {

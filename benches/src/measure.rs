@@ -25,18 +25,6 @@ fn lock_file(dir: &Path) -> std::path::PathBuf {
     dir.join(format!("{SESSION}.lock"))
 }
 
-/// As little disturbed as can be had from a pseudo-random number: the phase of a poller.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 // ---------------------------------------------------------------------------------- uncontended
 
 /// The system calls of ours and of its floor in C, which must be the same.
@@ -187,19 +175,20 @@ fn in_kernel(way: &str) -> bool {
 }
 
 /// Until the one who was told to acquire is waiting, and asleep.
-fn settle(way: &str, file: &Path, random: &mut Random) {
-    let micros = if in_kernel(way) {
+fn settle(way: &str, file: &Path, round: usize) {
+    let ms = if in_kernel(way) {
         until_blocked(file, 1);
-        500
+        0.5
     } else {
-        // At whatever point of its interval. None polls more seldom than four times a second.
-        50_000 + random.below(250_000)
+        // At each point of its interval as often as at any other: the fractions of this number's
+        // multiples are evenly spread, and those of its fifth multiple, too (250 ms, and the 50 ms of
+        // most). None polls more seldom than four times a second.
+        50.0 + 250.0 * (0.754_877_666 * round as f64).fract()
     };
-    thread::sleep(Duration::from_micros(micros));
+    thread::sleep(Duration::from_secs_f64(ms / 1e3));
 }
 
 pub fn hand_over(bench: &Bench, report: &mut Report) {
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let mut ways = vec!["flock", "same", "ours", "ours:deadline"];
     let python: Vec<String> = bench.python.iter().map(|name| format!("python:{name}")).collect();
     ways.extend(python.iter().map(String::as_str));
@@ -212,8 +201,10 @@ pub fn hand_over(bench: &Bench, report: &mut Report) {
     let dirs: Vec<_> = (0..ways.len()).map(|at| bench.dir(&format!("hand-over-{at}"))).collect();
     // Not everyone creates it.
     dirs.iter().for_each(|dir| drop(File::create(lock_file(dir)).unwrap()));
-    let start = |at: usize| bench.actor(ways[at], &dirs[at]);
-    let mut pairs: Vec<_> = (0..ways.len()).map(|at| [start(at), start(at)]).collect();
+    // Holder and waiter each on a processor of its own: left to itself the scheduler puts them
+    // together or apart as it likes, and the one is four times as fast as the other.
+    let start = |at: usize, processor| bench.actor(ways[at], &dirs[at]).on_processor(processor);
+    let mut pairs: Vec<_> = (0..ways.len()).map(|at| [start(at, 0), start(at, 1)]).collect();
     let mut released = vec![Vec::new(); ways.len()];
     let mut killed = vec![Vec::new(); ways.len()];
     for round in bench.rounds(1000) {
@@ -226,18 +217,18 @@ pub fn hand_over(bench: &Bench, report: &mut Report) {
                 let [holder, waiter] = &mut pairs[at];
                 holder.ask("acquire");
                 waiter.tell("acquire");
-                settle(way, &file, &mut random);
+                settle(way, &file, round);
                 let before = holder.ask("release");
                 let after = waiter.answer()[0];
                 waiter.ask("release");
                 released[at].push((after - before) as f64);
             }
             if round < bench.count(kills) {
-                let mut holder = start(at);
+                let mut holder = start(at, 0);
                 let waiter = &mut pairs[at][1];
                 holder.ask("acquire");
                 waiter.tell("acquire");
-                settle(way, &file, &mut random);
+                settle(way, &file, round);
                 let before = holder.kill();
                 let after = waiter.answer()[0];
                 waiter.ask("release");
@@ -504,6 +495,10 @@ pub fn idle(bench: &Bench, report: &mut Report) {
     for ((actor, ..), before) in waiting.iter().zip(before) {
         let after = actor.activity();
         found.push((after.0 - before.0, (after.1 - before.1) as f64));
+    }
+    for (actor, mut holder, _) in waiting {
+        drop(actor);
+        holder.release();
     }
     let floor = found[0];
     for (way, (wakes, cpu)) in ways.iter().zip(&found).skip(1) {
