@@ -46,6 +46,23 @@ fn one_holds_it_the_other_is_told() {
 }
 
 #[test]
+fn the_label_has_the_command_that_was_given_and_else_our_own() {
+    let dir = support::scratch();
+    let dir = Some(dir.path());
+    let command = || holder(dir, "s").unwrap().command.into_string().unwrap();
+    let acquire = || SessionLock::acquire(dir, "s").unwrap();
+    let wait_as = |command| SessionLock::wait_as(command, dir, "s", None, None).unwrap();
+    for _ in 0..2 {
+        let lock = wait_as("make all");
+        assert_eq!(command(), "make all");
+        lock.release().unwrap();
+        let lock = acquire();
+        assert!(command().starts_with("lock-"), "{}", command());
+        lock.release().unwrap();
+    }
+}
+
+#[test]
 fn a_killed_holder_holds_nothing() {
     let dir = support::scratch();
     let dir = dir.path();
