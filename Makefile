@@ -21,7 +21,7 @@ BUILD    = $(TARGET)/release
 VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 SONAME    := $(shell sed -n 's/.*-soname,\([a-z_.0-9]*\).*/\1/p' build.rs)
 LIBRARY    = libsession_lock.so.$(VERSION)
-SOURCES   := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs')
+SOURCES   := Cargo.toml Cargo.lock build.rs cli/Cargo.toml cli/build.rs $(shell find src cli/src -name '*.rs')
 FUNCTIONS := $(shell sed -n 's/^[a-z][a-z *]* \**\(session_lock_[a-z]*\)[^a-z_; ].*/\1/p' include/session_lock.h)
 
 .PHONY: all install uninstall clean
@@ -29,12 +29,12 @@ FUNCTIONS := $(shell sed -n 's/^[a-z][a-z *]* \**\(session_lock_[a-z]*\)[^a-z_; 
 all: $(BUILD)/session-lock $(BUILD)/libsession_lock.so $(BUILD)/libsession_lock.a $(BUILD)/session-lock.1
 
 $(BUILD)/session-lock: $(SOURCES)
-	$(CARGO) build --locked --release --target-dir $(TARGET) --bin session-lock
+	$(CARGO) build --locked --release --target-dir $(TARGET) --package session-lock-cli
 
 # After the program, whose build leaves its own idea of a shared library. "rlib" among the crate types
 # would silently switch link-time optimisation off.
 $(BUILD)/libsession_lock.so: $(SOURCES) | $(BUILD)/session-lock
-	$(CARGO) rustc --locked --release --target-dir $(TARGET) --lib \
+	$(CARGO) rustc --locked --release --target-dir $(TARGET) --package session-lock --lib \
 		--crate-type cdylib,staticlib -- -C strip=symbols
 
 $(BUILD)/libsession_lock.a: $(BUILD)/libsession_lock.so ;

@@ -8,14 +8,4 @@ fn main() {
     // The fork hooks, and a helper thread that waits, point into the library's code: `dlclose` must
     // leave it mapped.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    // The program has the unwinder in itself: to load libgcc_s.so at each start took a twelfth of the
-    // time of `session-lock run x -- true`. (glibc loads it when a thread is first cancelled, and
-    // depends on it for that.) In whole, for the linker meets libgcc_s.so first.
-    // A static program has it anyway.
-    let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
-    if features.split(',').any(|feature| feature == "crt-static") {
-        return;
-    }
-    let unwinder = "-Wl,--push-state,-Bstatic,--whole-archive,-lgcc_eh,--pop-state";
-    println!("cargo::rustc-link-arg-bins={unwinder}");
 }

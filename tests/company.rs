@@ -116,7 +116,6 @@ fn killed_python_runs_leave_the_others_their_turn() {
     fs::write(directory.join("count"), "0").unwrap();
     let start = || -> Child {
         let mut command = installed.command("python3");
-        command.env("PYTHONPATH", Path::new(ROOT).join("examples/python"));
         command.arg(Path::new(ROOT).join("tests/company/job.py")).arg(directory);
         command.stderr(Stdio::piped()).spawn().unwrap()
     };

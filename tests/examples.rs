@@ -269,7 +269,7 @@ fn rust() {
 #[test]
 fn the_go_package_passes_its_tests() {
     let Some(installed) = Installed::new(&["go", "gofmt"]) else { return };
-    let directory = Path::new(installed::ROOT).join("examples/go");
+    let directory = Path::new(installed::ROOT).join("bindings/go");
     let go = |arguments: &[&str]| {
         run(installed.command("go").current_dir(&directory).args(arguments));
     };
@@ -281,7 +281,7 @@ fn the_go_package_passes_its_tests() {
 #[test]
 fn the_python_module_passes_its_tests() {
     let Some(installed) = Installed::new(&["python3"]) else { return };
-    let directory = Path::new(installed::ROOT).join("examples/python");
+    let directory = Path::new(installed::ROOT).join("bindings/python");
     for arguments in [&["-m", "doctest", "session_lock.py"][..], &["-m", "unittest", "-q"]] {
         run(installed
             .command("python3")

@@ -72,7 +72,7 @@ fn python() {
     let Some(installed) = Installed::new(&["python3"]) else { return };
     for program in write(&installed, "python", "readme.py") {
         let mut python = installed.command("python3");
-        run(python.arg(program).env("PYTHONPATH", Path::new(ROOT).join("examples/python")));
+        run(python.arg(program));
     }
 }
 
@@ -81,7 +81,7 @@ fn go() {
     let Some(installed) = Installed::new(&["go"]) else { return };
     for program in write(&installed, "go", "main.go") {
         let directory = program.parent().unwrap();
-        let package = Path::new(ROOT).join("examples/go");
+        let package = Path::new(ROOT).join("bindings/go");
         let module = format!(
             "module readme\n\ngo 1.19\n\nrequire sessionlock v0.0.0\n\nreplace sessionlock => {}\n",
             package.display()
@@ -158,6 +158,5 @@ else:
     }
     fs::write(directory.join("both.py"), BOTH).unwrap();
     let mut python = installed.command("python3");
-    python.env("PYTHONPATH", Path::new(ROOT).join("examples/python"));
     run(python.env("LOCKS", installed.locks()).arg(directory.join("both.py")));
 }

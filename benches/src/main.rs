@@ -146,7 +146,7 @@ fn build() -> (PathBuf, PathBuf) {
         command.args(args).args(["--release", "--quiet", "--target-dir"]).arg(&target);
         assert!(command.current_dir(root).status().unwrap().success());
     };
-    cargo(&["build", "--bin", "session-lock"]);
+    cargo(&["build", "--package", "session-lock-cli"]);
     cargo(&["rustc", "--lib", "--crate-type", "cdylib"]);
     (target.join("release/libsession_lock.so"), target.join("release/session-lock"))
 }
@@ -176,7 +176,7 @@ fn build_go(scratch: &Path, library: &Path) -> Option<PathBuf> {
     let program = scratch.join("go");
     let mut command = Command::new("go");
     command.args(["build", "-buildvcs=false", "-o"]).arg(&program).arg(peer("session_lock.go"));
-    command.current_dir(root.join("examples/go")).stderr(Stdio::null());
+    command.current_dir(root.join("bindings/go")).stderr(Stdio::null());
     command.env("PKG_CONFIG_PATH", scratch).env("CGO_LDFLAGS", format!("-Wl,-rpath,{lib}"));
     command.status().is_ok_and(|status| status.success()).then_some(program)
 }

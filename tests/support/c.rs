@@ -18,7 +18,7 @@ pub fn build_library(options: &[&str], variables: &[(&str, &str)]) -> PathBuf {
     let name: Vec<_> = variables.iter().map(|(_, value)| *value).collect();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("variant-{}", name.concat()));
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--lib", "--offline", "--no-default-features"]).args(options);
+    cargo.args(["build", "--quiet", "--lib", "--offline"]).args(options);
     cargo.arg("--target-dir").arg(&target);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR")).envs(variables.iter().copied());
     assert!(cargo.status().unwrap().success(), "the library cannot be built");

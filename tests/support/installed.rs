@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use session_lock::SessionLock;
 use tempfile::TempDir;
 
+/// Where the workspace is; the tests of both its packages use this file.
 pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 pub struct Installed {
@@ -61,6 +62,7 @@ impl Installed {
             .env("CGO_LDFLAGS", format!("-L{}", lib.display()))
             .env("LD_LIBRARY_PATH", lib)
             .env("SESSION_LOCK_DIR", self.locks())
+            .env("PYTHONPATH", Path::new(ROOT).join("bindings/python"))
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
@@ -150,24 +152,24 @@ impl Ensure {
     pub fn new(installed: &Installed, language: &str) -> Option<Ensure> {
         let examples = Path::new(ROOT).join("examples");
         let words = match language {
-            "c" => vec![installed.compile("cc", &examples.join("c/ensure.c"), &["-std=c11"])],
+            "c" => vec![installed.compile("cc", &examples.join("ensure.c"), &["-std=c11"])],
             "go" => {
                 if !super::have("go") {
                     return None;
                 }
                 let program = installed.scratch.path().join("ensure.go");
                 let mut go = installed.command("go");
-                go.current_dir(examples.join("go")).args(["build", "-buildvcs=false", "-o"]);
-                run(go.arg(&program).arg("./cmd/ensure"));
+                go.current_dir(examples).args(["build", "-buildvcs=false", "-o"]);
+                run(go.arg(&program).arg("ensure.go"));
                 vec![program]
             }
             "python" => {
                 if !super::have("python3") {
                     return None;
                 }
-                vec!["python3".into(), examples.join("python/ensure.py")]
+                vec!["python3".into(), examples.join("ensure.py")]
             }
-            "shell" => vec!["sh".into(), examples.join("shell/ensure.sh")],
+            "shell" => vec!["sh".into(), examples.join("ensure.sh")],
             "rust" => vec![debug().join("examples/ensure")],
             _ => panic!("{language}?"),
         };

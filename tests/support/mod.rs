@@ -372,7 +372,7 @@ macro_rules! alone {
 #[allow(unused_imports, reason = "no test program uses everything")]
 pub(crate) use alone;
 /// The shared library of this very build. `cargo test` leaves it somewhere among the intermediate
-/// files, so it is built as a user would, with this test's profile, features and target directory.
+/// files, so it is built as a user would, with this test's profile and target directory.
 pub fn shared_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -385,9 +385,6 @@ pub fn shared_library() -> &'static Path {
         cargo.args(["build", "--lib", "--quiet", "--locked", "--message-format=json"]);
         cargo.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
         cargo.arg("--profile").arg(profile).arg("--target-dir").arg(target);
-        if !cfg!(feature = "cli") {
-            cargo.arg("--no-default-features");
-        }
         let output = cargo.stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "the library does not build");
         // Of the messages only the file names are needed, and those have no characters to escape.

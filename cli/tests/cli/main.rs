@@ -1,8 +1,6 @@
 //! The helper program, as a shell user meets it: through a real shell, a real terminal, real signals.
 
-#![cfg(feature = "cli")]
-
-#[path = "../support/mod.rs"]
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
 mod flock;
