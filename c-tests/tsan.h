@@ -25,4 +25,10 @@ int pthread_clockjoin_np(pthread_t thread, void **value, clockid_t clock,
   return pthread_timedjoin_np(thread, value, &end);
 }
 
+/*
+ * The registry is guarded by the standard library's mutex, which is a futex: TSan does not know that one.
+ * It sees only where the copy of an entry is a call of memmove(3).
+ */
+const char *__tsan_default_suppressions(void) { return "race:session_lock::registry"; }
+
 #endif

@@ -167,6 +167,10 @@ int session_lock_acquire(const char *dir,
  *         -ETIMEDOUT  the time ran out: never early, at most 10 ms late;
  *         -ECANCELED  cancel_fd became readable or was hung up;
  *         -EINTR      a signal handler ran in this thread; call again with the time that is left;
+ *         -EDEADLK    the wait could never end: the lock is held until this very process ends (by
+ *                     the guardian of `session-lock run` or `acquire`); or this process, which has
+ *                     one thread only, holds the lock, and there is neither a deadline nor a
+ *                     cancel_fd;
  *         -EINVAL     also: timeout_ms < -1, cancel_fd < -1 or not open;
  *         or as session_lock_acquire(), but not -EWOULDBLOCK. After a failure nothing is left open,
  *         locked or written, and no thread.

@@ -9,18 +9,18 @@
  *     here                      in src/
  *     ------------------------  -----------------------------------------------------------------
  *     Contender                 one call of SessionLock::acquire or ::wait, and then ::release
- *     open_path                 name::LockFile::open_any: open, and where nothing is there,
- *                               O_CREAT|O_EXCL; entered in the table under the gate
- *                               (table::Descriptor::open)
- *     TRY                       sys::try_flock (LOCK_EX|LOCK_NB)
+ *     open_path                 lock_file::LockFile::open_any: open, and where nothing is there,
+ *                               O_CREAT|O_EXCL; entered in the registry while FORK_LOCK is held
+ *                               (registry::Descriptor::open)
+ *     TRY                       sys::flock_nonblocking (LOCK_EX|LOCK_NB)
  *     BLOCK                     sys::flock_blocking, in the caller itself
  *     HELP, Helper              wait::Blocked and its thread, wait::block_in_flock
  *     "gives up"                the end of wait::Blocked::wait: cancel, join, one last try
  *     "cannot be interrupted"   Thread::join_within was in vain: the thread is left to itself
- *     compare                   lock::names, after the grant (lock::lock_opened)
+ *     compare                   lock_file::is_at_path, after the grant (lock::lock_opened)
  *     write_label, clear_label  label::write, label::clear
- *     release                   lock::release: table::take, check_path, clear, LOCK_UN, close
- *     Child                     a fork at any moment by another thread, and table::child in it
+ *     release                   lock::release: registry::take, check_path, clear, LOCK_UN, close
+ *     Child                     a fork at any moment by another thread, and registry::child in it
  *     Killer                    SIGKILL at any moment
  *     Outsider                  somebody who deletes, renames or replaces the file
  *
@@ -33,7 +33,7 @@
  * The switches that break the protocol on purpose stand with the step that they break: NO_COMPARE,
  * COMPARE_BEFORE_LOCK, RETRY_WITHOUT_OPEN, NO_LAST_TRY, TRY_BEFORE_CANCEL, LABEL_BEFORE_LOCK,
  * CLEAR_AFTER_UNLOCK, CLOSE_ONLY, NO_CHECK_AT_RELEASE, CHILD_RELEASES, NO_FORK_HOOK,
- * HOOK_MISSES_WAITS, NO_GATE, QUERY_LOCKS.
+ * HOOK_MISSES_WAITS, NO_FORK_LOCK, QUERY_LOCKS.
  */
 
 #ifndef PROCS
@@ -162,7 +162,7 @@ inline describe() {
     :: else -> d++; assert(d <= DESCRIPTIONS)
     od;
     inode_of[d] = path; refs[d] = 1; fd[me] = d
-#ifndef NO_GATE
+#ifndef NO_FORK_LOCK
     ; entered[me] = true                /* in one breath with the open, as a fork sees it */
 #endif
 }
@@ -178,7 +178,7 @@ inline open_path() {
         :: path != NONE
         fi
     od
-#ifdef NO_GATE
+#ifdef NO_FORK_LOCK
     ; entered[me] = true
 #endif
 }

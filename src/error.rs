@@ -40,6 +40,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The wait could never end (`EDEADLK`): the lock is held until this very process ends, for a
+    /// guardian holds it for us; or this process, which has one thread only, holds the lock itself, and
+    /// the wait has neither a timeout nor a cancel descriptor.
+    #[error("{}: held by this process itself; waiting would never end", path.display())]
+    Deadlock {
+        /// The lock file.
+        path: PathBuf,
+    },
+
     /// The path no longer names the file that is locked: somebody deleted or replaced it, or closed
     /// the descriptor. Exclusion may have been lost (`ESTALE`).
     #[error("{}: no longer the file that was locked; exclusion may have been lost", path.display())]
@@ -107,6 +116,7 @@ impl Error {
             Error::TimedOut { .. } => libc::ETIMEDOUT,
             Error::Cancelled { .. } => libc::ECANCELED,
             Error::Interrupted { .. } => libc::EINTR,
+            Error::Deadlock { .. } => libc::EDEADLK,
             Error::Stale { .. } => libc::ESTALE,
             Error::NotOwner { .. } | Error::Untrusted { .. } => libc::EPERM,
             Error::BadHandle => libc::EBADF,
@@ -115,6 +125,51 @@ impl Error {
             Error::InvalidArgument(_) => libc::EINVAL,
             // An error without a number would be one of the standard library's own.
             Error::Os { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+/// The kind is the one that a Rust user expects: `WouldBlock` for [`Error::Held`], `TimedOut`,
+/// `Interrupted`, `PermissionDenied` for what is not to be trusted, `InvalidInput` for arguments. Of
+/// [`Error::Os`] it is the kind of the system call's own error.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match &error {
+            Error::Held { .. } => io::ErrorKind::WouldBlock,
+            Error::TimedOut { .. } => io::ErrorKind::TimedOut,
+            Error::Interrupted { .. } => io::ErrorKind::Interrupted,
+            Error::NotOwner { .. } | Error::Untrusted { .. } => io::ErrorKind::PermissionDenied,
+            Error::Stale { .. } => io::ErrorKind::StaleNetworkFileHandle,
+            Error::Deadlock { .. } => io::ErrorKind::Deadlock,
+            Error::InvalidArgument(_) | Error::NameTooLong { .. } | Error::BadHandle => {
+                io::ErrorKind::InvalidInput
+            }
+            Error::Cancelled { .. } | Error::Symlink { .. } => io::ErrorKind::Other,
+            Error::Os { source, .. } => source.kind(),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_has_the_kind_that_its_user_expects() {
+        let path = PathBuf::from("/x/s.lock");
+        let source = io::Error::from_raw_os_error(libc::EACCES);
+        for (error, kind) in [
+            (Error::Held { path: path.clone() }, io::ErrorKind::WouldBlock),
+            (Error::TimedOut { path: path.clone() }, io::ErrorKind::TimedOut),
+            (Error::Interrupted { path: path.clone() }, io::ErrorKind::Interrupted),
+            (Error::NotOwner { path: path.clone() }, io::ErrorKind::PermissionDenied),
+            (Error::InvalidArgument("x"), io::ErrorKind::InvalidInput),
+            (Error::Os { path, call: "open", source }, io::ErrorKind::PermissionDenied),
+        ] {
+            let text = error.to_string();
+            let error = io::Error::from(error);
+            assert_eq!((error.kind(), error.to_string()), (kind, text));
         }
     }
 }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::holder::{self, Holder, State};
 use crate::lock::{self, SessionLock};
-use crate::name;
-use crate::sys::NotCancellable;
+use crate::lock_file;
+use crate::sys::thread::NotCancellable;
 
 /// A lock that this process holds. 0 is never a lock, and a number is never used twice in a process:
 /// a handle that was released stays invalid for ever.
@@ -105,14 +105,14 @@ unsafe fn dir_and_session<'a>(
 /// `lock` is null or may be written.
 unsafe fn give(
     lock: *mut session_lock_handle,
-    obtain: impl FnOnce() -> Result<SessionLock, Error>,
+    acquire: impl FnOnce() -> Result<SessionLock, Error>,
 ) -> Result<(), Error> {
     if lock.is_null() {
         return Err(Error::InvalidArgument("the place for the handle is NULL"));
     }
     // SAFETY: not null, so it may be written, as the caller promises.
     unsafe { lock.write_unaligned(0) };
-    let handle = obtain()?.into_handle();
+    let handle = acquire()?.into_handle();
     // SAFETY: as above.
     unsafe { lock.write_unaligned(handle) };
     Ok(())
@@ -205,13 +205,13 @@ pub unsafe extern "C" fn session_lock_acquire(
     lock: *mut session_lock_handle,
 ) -> c_int {
     call(|| {
-        let obtain = || {
+        let acquire = || {
             // SAFETY: passed on from the caller.
             let (dir, session) = unsafe { dir_and_session(dir, session) }?;
             SessionLock::acquire(dir, session)
         };
         // SAFETY: passed on from the caller.
-        unsafe { give(lock, obtain) }
+        unsafe { give(lock, acquire) }
     })
 }
 
@@ -232,6 +232,10 @@ pub unsafe extern "C" fn session_lock_acquire(
 ///         -ETIMEDOUT  the time ran out: never early, at most 10 ms late;
 ///         -ECANCELED  cancel_fd became readable or was hung up;
 ///         -EINTR      a signal handler ran in this thread; call again with the time that is left;
+///         -EDEADLK    the wait could never end: the lock is held until this very process ends (by
+///                     the guardian of `session-lock run` or `acquire`); or this process, which has
+///                     one thread only, holds the lock, and there is neither a deadline nor a
+///                     cancel_fd;
 ///         -EINVAL     also: timeout_ms < -1, cancel_fd < -1 or not open;
 ///         or as session_lock_acquire(), but not -EWOULDBLOCK. After a failure nothing is left open,
 ///         locked or written, and no thread.
@@ -255,7 +259,7 @@ pub unsafe extern "C" fn session_lock_wait(
     lock: *mut session_lock_handle,
 ) -> c_int {
     call(|| {
-        let obtain = || {
+        let acquire = || {
             // SAFETY: passed on from the caller.
             let (dir, session) = unsafe { dir_and_session(dir, session) }?;
             let timeout = match timeout_ms {
@@ -274,7 +278,7 @@ pub unsafe extern "C" fn session_lock_wait(
             SessionLock::wait(dir, session, timeout, cancel)
         };
         // SAFETY: passed on from the caller.
-        unsafe { give(lock, obtain) }
+        unsafe { give(lock, acquire) }
     })
 }
 
@@ -402,7 +406,7 @@ pub unsafe extern "C" fn session_lock_path(
         }
         // SAFETY: passed on from the caller.
         let (dir, session) = unsafe { dir_and_session(dir, session) }?;
-        let found = name::path(dir, session)?;
+        let found = lock_file::path(dir, session)?;
         let bytes = found.as_os_str().as_bytes();
         if bytes.len() >= path_size {
             let source = std::io::Error::from_raw_os_error(libc::ERANGE);

@@ -1,97 +1,168 @@
 //! The text in the lock file: who took the lock. A label, never evidence of ownership.
 //!
 //! The first line is the holder's PID, as in a pidfile, `0` once released; `key=value` lines
-//! follow, a checksum last. A label has always the same size, padded with line feeds, so that it is
+//! follow, a checksum last. A label always has the same size, padded with line feeds, so that it is
 //! written and cleared by one `pwrite` each that allocates nothing on the disk (a truncation would
 //! cost more than the rest of the lock).
+//!
+//! | key | value |
+//! |---|---|
+//! | `start` | when the process started, in clock ticks since boot: field 22 of `/proc/PID/stat` |
+//! | `boot`, `pidns`, `host` | where its PID counts: boot id, inode of the PID namespace, host name |
+//! | `acquired` | milliseconds since the Unix epoch |
+//! | `command` | its command line, percent-coded |
+//! | `token` | the fencing token, also while the lock is free |
+//! | `until` | `exit`: a guardian holds the lock until that process has ended |
+//! | `fd` | the number of the descriptor with the lock, in that process or in its guardian |
+//! | `guardian` | the guardian's PID |
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::str::{self, FromStr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::name;
-use crate::procfs::{self, Process};
+use crate::percent;
+use crate::procfs::{self, ProcId};
+use crate::registry;
 use crate::sys;
 
 pub(crate) const SIZE: usize = 512;
 /// Room for the command as it is handed out: 64 bytes with a NUL.
 const COMMAND_MAX: usize = 63;
 const HOST_MAX: usize = 63;
+/// How long the host's name may be in percent-code, beside the longest of all other fields.
+const HOST_CODE_MAX: usize = 80;
 const CHECKSUM_KEY: &[u8] = b"checksum=";
 
 // ---------------------------------------------------------------------------------------- write
 
+/// What a new label says beside what is known of this process.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wish<'a> {
+    /// Instead of this process's own command line.
+    pub command: Option<&'a [u8]>,
+    /// The lock is held for this process until it ends, by a guardian.
+    pub until_exit_of: Option<u32>,
+}
+
 /// What this process writes into every label: read once.
 struct Identity {
     pid: u32,
-    /// The first lines, up to where the time of the acquisition stands.
-    head: Vec<u8>,
-    head_checksum: u64,
+    forks: u32,
+    start: u64,
+    boot: String,
+    pidns: u64,
+    host: Vec<u8>,
     /// Read only where no other command is to be written.
     command: OnceLock<Vec<u8>>,
 }
 
-/// Writes the label of this process, whose number is `pid`; `command` `None` means its own command
-/// line.
+/// Writes a label on a lock that this process holds; its token.
 ///
 /// # Errors
 ///
-/// The lock is as good without: callers go on.
-pub(crate) fn write(fd: BorrowedFd<'_>, pid: u32, command: Option<&[u8]>) -> io::Result<()> {
-    let identity = identity(pid)?;
-    let mut text = [b'\n'; SIZE];
-    let mut rest = &mut text[..];
-    rest.write_all(&identity.head)?;
-    writeln!(rest, "{}", now_ms())?;
-    rest.write_all(b"command=")?;
-    match command {
-        Some(command) => rest.write_all(&encode(command, COMMAND_MAX))?,
-        None => rest.write_all(identity.command())?,
-    }
-    rest.write_all(b"\n")?;
-    let used = SIZE - rest.len();
-    let checksum = checksum_on(identity.head_checksum, &text[identity.head.len()..used]);
-    let mut rest = &mut text[used..];
-    rest.write_all(CHECKSUM_KEY)?;
-    writeln!(rest, "{checksum:016x}")?;
-    put(fd, &text)
+/// A missing label does not affect the lock: callers go on.
+pub(crate) fn write(fd: BorrowedFd<'_>, wish: &Wish<'_>) -> io::Result<u64> {
+    let identity = identity()?;
+    let (pid, start) = match wish.until_exit_of {
+        Some(pid) if pid != identity.pid => (pid, procfs::stat(ProcId::Pid(pid))?.start),
+        _ => (identity.pid, identity.start),
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let token = next_token(fd, u64::try_from(now.as_nanos()).unwrap_or(0))?;
+    let holder = Holder {
+        pid,
+        start,
+        boot: identity.boot.clone(),
+        pidns: identity.pidns,
+        host: identity.host.clone(),
+        acquired_ms: i64::try_from(now.as_millis()).unwrap_or(0),
+        command: wish.command.unwrap_or_else(|| identity.command()).to_vec(),
+        token,
+        until_exit: wish.until_exit_of.is_some(),
+        descriptor: Some(fd.as_raw_fd()),
+        guardian: None,
+    };
+    put(fd, &holder.encode()?)?;
+    Ok(token)
 }
 
-/// Says that nobody holds the lock.
-pub(crate) fn clear(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut text = [b'\n'; SIZE];
-    text[0] = b'0';
-    put(fd, &text)
+/// Adds to the label that another process, which has a copy of the descriptor, is the guardian.
+pub(crate) fn set_guardian(fd: BorrowedFd<'_>, guardian: u32) -> io::Result<()> {
+    match Label::read(fd) {
+        Label::Holder(mut holder) => {
+            holder.guardian = Some(guardian);
+            put(fd, &holder.encode()?)
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Says that nobody holds the lock. The token stays.
+pub(crate) fn clear(fd: BorrowedFd<'_>, token: Option<u64>) -> io::Result<()> {
+    let mut label = Encoder::new();
+    label.line(format_args!("0"))?;
+    if let Some(token) = token {
+        label.line(format_args!("token={token}"))?;
+        label.checksum()?;
+    }
+    put(fd, &label.text)
 }
 
 fn put(fd: BorrowedFd<'_>, text: &[u8; SIZE]) -> io::Result<()> {
     // A write beyond the limit would not only fail: SIGXFSZ would end the host program.
-    if sys::file_size_limit() < SIZE as u64 {
+    if sys::getrlimit_fsize() < SIZE as u64 {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
-    sys::write_at_start(fd, text)
+    sys::pwrite(fd, text, 0)
+}
+
+/// A number larger than that of every earlier holder: also if the clock was set back, and also if
+/// the file was deleted, as far as the clock is right.
+fn next_token(fd: BorrowedFd<'_>, now_ns: u64) -> io::Result<u64> {
+    let mut text = [0; SIZE];
+    let length = sys::pread(fd, &mut text, 0)?;
+    let last = last_token(&text[..length]).unwrap_or(0);
+    Ok(last.saturating_add(1).max(now_ns))
+}
+
+/// The token in a lock file. Also in a label that is torn: to go on from a number that is too large
+/// does no harm.
+fn last_token(text: &[u8]) -> Option<u64> {
+    let lines = text.split(|&byte| byte == b'\n');
+    lines.filter_map(|line| number(line.strip_prefix(b"token=")?)).max()
 }
 
 /// Looks up now what the first label of this process needs, and no later one.
-pub(crate) fn prepare(command: Option<&[u8]>) {
-    if let (Ok(identity), None) = (identity(sys::process_id()), command) {
+pub(crate) fn prepare(wish: &Wish<'_>) {
+    if let (Ok(identity), None) = (identity(), wish.command) {
         identity.command();
     }
 }
 
-fn identity(pid: u32) -> io::Result<Arc<Identity>> {
+fn identity() -> io::Result<Arc<Identity>> {
     static CACHE: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
+    // A child can have its parent's number: both can be the first process of a PID namespace.
+    let (pid, forks) = (sys::getpid(), registry::forks());
     // Never waits: in a child, the thread that had it locked at the fork may not exist.
     if let Ok(cache) = CACHE.try_lock() {
-        if let Some(identity) = cache.as_ref().filter(|identity| identity.pid == pid) {
+        let mine = |identity: &&Arc<Identity>| (identity.pid, identity.forks) == (pid, forks);
+        if let Some(identity) = cache.as_ref().filter(mine) {
             return Ok(Arc::clone(identity));
         }
     }
-    let identity = Arc::new(Identity::read(pid)?);
+    let identity = Arc::new(Identity {
+        pid,
+        forks,
+        start: procfs::stat(ProcId::Me)?.start,
+        boot: procfs::boot_id()?,
+        pidns: procfs::pid_namespace(ProcId::Me)?,
+        host: sys::gethostname(),
+        command: OnceLock::new(),
+    });
     if let Ok(mut cache) = CACHE.try_lock() {
         *cache = Some(Arc::clone(&identity));
     }
@@ -99,39 +170,82 @@ fn identity(pid: u32) -> io::Result<Arc<Identity>> {
 }
 
 impl Identity {
-    fn read(pid: u32) -> io::Result<Identity> {
-        let start = procfs::life(Process::Me)?.start;
-        let boot = procfs::boot_id()?;
-        let pidns = procfs::pid_namespace(Process::Me)?;
-        let mut head = Vec::new();
-        write!(head, "{pid}\nstart={start}\nboot={boot}\npidns={pidns}\nhost=")?;
-        head.extend(encode(&sys::host_name(), HOST_MAX));
-        head.extend_from_slice(b"\nacquired=");
-        let head_checksum = checksum(&head);
-        Ok(Identity { pid, head, head_checksum, command: OnceLock::new() })
-    }
-
     fn command(&self) -> &[u8] {
-        self.command.get_or_init(|| {
-            let command = procfs::command(Process::Me).unwrap_or_default();
-            encode(&command, COMMAND_MAX)
-        })
+        self.command.get_or_init(|| procfs::command(ProcId::Me).unwrap_or_default())
     }
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(0)
+/// The text of a label as it grows, with its padding.
+struct Encoder {
+    text: [u8; SIZE],
+    used: usize,
 }
 
-/// Printable ASCII as it is, all else as `%XX`: a line stays a line. Of more than `max` bytes the
-/// first ones, less a character that would be torn.
-fn encode(bytes: &[u8], max: usize) -> Vec<u8> {
+impl Encoder {
+    fn new() -> Encoder {
+        Encoder { text: [b'\n'; SIZE], used: 0 }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = &mut self.text[self.used..];
+        rest.write_all(bytes)?;
+        self.used += bytes.len();
+        Ok(())
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) -> io::Result<()> {
+        let mut rest = &mut self.text[self.used..];
+        let room = rest.len();
+        rest.write_fmt(line)?;
+        self.used += room - rest.len();
+        self.bytes(b"\n")
+    }
+
+    fn checksum(&mut self) -> io::Result<()> {
+        let checksum = checksum(&self.text[..self.used]);
+        self.bytes(CHECKSUM_KEY)?;
+        self.line(format_args!("{checksum:016x}"))
+    }
+}
+
+impl Holder {
+    fn encode(&self) -> io::Result<[u8; SIZE]> {
+        let mut label = Encoder::new();
+        label.line(format_args!("{}", self.pid))?;
+        label.line(format_args!("start={}", self.start))?;
+        label.line(format_args!("boot={}", self.boot))?;
+        label.line(format_args!("pidns={}", self.pidns))?;
+        let mut host = encode(cut(&self.host, HOST_MAX));
+        if host.len() > HOST_CODE_MAX {
+            host = encode(cut(&self.host, HOST_CODE_MAX / 3));
+        }
+        label.bytes(b"host=")?;
+        label.bytes(&host)?;
+        label.line(format_args!("\nacquired={}", self.acquired_ms))?;
+        label.bytes(b"command=")?;
+        label.bytes(&encode(cut(&self.command, COMMAND_MAX)))?;
+        label.line(format_args!("\ntoken={}", self.token))?;
+        if self.until_exit {
+            label.line(format_args!("until=exit"))?;
+        }
+        if let Some(descriptor) = self.descriptor {
+            label.line(format_args!("fd={descriptor}"))?;
+        }
+        if let Some(guardian) = self.guardian {
+            label.line(format_args!("guardian={guardian}"))?;
+        }
+        label.checksum()?;
+        Ok(label.text)
+    }
+}
+
+/// Printable ASCII as it is, all else as `%XX`: a line stays a line.
+fn encode(bytes: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(bytes.len());
-    for &byte in cut(bytes, max) {
+    for &byte in bytes {
         match byte {
             b' '..=b'~' if byte != b'%' => encoded.push(byte),
-            _ => name::push_percent(&mut encoded, byte),
+            _ => percent::push(&mut encoded, byte),
         }
     }
     encoded
@@ -151,14 +265,9 @@ pub(crate) fn cut(bytes: &[u8], max: usize) -> &[u8] {
 
 /// FNV-1a: finds a torn label, and is no protection against a forged one.
 fn checksum(bytes: &[u8]) -> u64 {
-    checksum_on(0xCBF2_9CE4_8422_2325, bytes)
-}
-
-/// The checksum of a text that goes on with `bytes`.
-fn checksum_on(checksum: u64, bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(checksum, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
 }
 
 // ----------------------------------------------------------------------------------------- read
@@ -166,8 +275,8 @@ fn checksum_on(checksum: u64, bytes: &[u8]) -> u64 {
 /// What a lock file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Label {
-    /// Nobody: released, or never locked.
-    Cleared,
+    /// Nobody: released, or never locked; the token of the last holder, if it had one.
+    Cleared(Option<u64>),
     /// Somebody, in whole.
     Holder(Holder),
     /// No whole label: torn, another program's, or not to be read.
@@ -184,15 +293,20 @@ pub(crate) struct Holder {
     pub host: Vec<u8>,
     pub acquired_ms: i64,
     pub command: Vec<u8>,
+    /// 0 in a label of version 0.1.
+    pub token: u64,
+    pub until_exit: bool,
+    pub descriptor: Option<RawFd>,
+    pub guardian: Option<u32>,
 }
 
 impl Label {
     /// Reads a label from an open file.
-    pub fn read(file: impl Read) -> Label {
+    pub fn read(file: BorrowedFd<'_>) -> Label {
         // One byte more than there can be: then it is not one of ours.
-        let mut text = Vec::with_capacity(SIZE + 1);
-        match file.take(SIZE as u64 + 1).read_to_end(&mut text) {
-            Ok(_) => Label::parse(&text),
+        let mut text = [0; SIZE + 1];
+        match sys::pread(file, &mut text, 0) {
+            Ok(length) => Label::parse(&text[..length]),
             Err(_) => Label::Unreadable,
         }
     }
@@ -201,9 +315,43 @@ impl Label {
     pub fn parse(text: &[u8]) -> Label {
         let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
         if text.is_empty() || first == b"0" {
-            return Label::Cleared;
+            return Label::Cleared(last_token(text));
         }
         parse_holder(text).map_or(Label::Unreadable, Label::Holder)
+    }
+}
+
+impl Holder {
+    /// Whether the number stands for the same process here as where the label was written.
+    pub fn is_of_here(&self) -> bool {
+        let here = || Some((procfs::boot_id().ok()?, procfs::pid_namespace(ProcId::Me).ok()?));
+        here().is_some_and(|(boot, pidns)| boot == self.boot && pidns == self.pidns)
+    }
+
+    /// Whether it is this process that the label names as the holder.
+    pub fn is_this_process(&self) -> bool {
+        self.pid == sys::getpid() && self.is_of_here() && self.lives()
+    }
+
+    /// Whether a guardian holds the lock, as far as the label tells: one that was killed leaves its
+    /// label behind.
+    pub fn is_guarded(&self) -> bool {
+        self.until_exit && self.is_of_here() && self.guardian.is_none_or(sys::process_exists)
+    }
+
+    /// Whether a guardian holds the lock for a process that has ended: it has not noticed yet, and is
+    /// about to release the lock.
+    pub fn is_over(&self) -> bool {
+        self.is_guarded() && !self.lives()
+    }
+
+    /// Whether the process is alive: the same one, not its number's next.
+    fn lives(&self) -> bool {
+        match procfs::stat(ProcId::Pid(self.pid)) {
+            Ok(stat) => !stat.zombie && stat.start == self.start,
+            // Without a `/proc` that shows it.
+            Err(_) => sys::process_exists(self.pid),
+        }
     }
 }
 
@@ -227,9 +375,13 @@ fn parse_holder(text: &[u8]) -> Option<Holder> {
             b"start" => start = Some(number(value)?),
             b"boot" => boot = Some(str::from_utf8(value).ok()?.to_owned()),
             b"pidns" => pidns = Some(number(value)?),
-            b"host" => holder.host = name::percent_decode(value)?,
+            b"host" => holder.host = percent::decode(value)?,
             b"acquired" => holder.acquired_ms = number(value)?,
-            b"command" => holder.command = name::percent_decode(value)?,
+            b"command" => holder.command = percent::decode(value)?,
+            b"token" => holder.token = number(value)?,
+            b"until" => holder.until_exit = value == b"exit",
+            b"fd" => holder.descriptor = Some(number(value)?),
+            b"guardian" => holder.guardian = Some(number(value)?),
             // A later version's.
             _ => {}
         }
@@ -249,17 +401,17 @@ fn number<T: FromStr>(digits: &[u8]) -> Option<T> {
 /// What must hold of a lock file with any contents.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn assert_any_bytes_will_do(text: &[u8]) {
-    let label = Label::read(text);
-    assert_eq!(label, Label::parse(text), "the end beyond a label's size is not read in vain");
+    let label = Label::parse(text);
+    let _ = last_token(text);
     match label {
-        Label::Cleared => assert!(text.is_empty() || text == b"0" || text.starts_with(b"0\n")),
+        Label::Cleared(_) => assert!(text.is_empty() || text == b"0" || text.starts_with(b"0\n")),
         Label::Unreadable => {}
         Label::Holder(holder) => {
             assert!(text.len() <= SIZE);
             let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
             assert_eq!(number(first), Some(holder.pid));
             for field in [&holder.command, &holder.host] {
-                assert_eq!(name::percent_decode(&encode(field, SIZE)).as_ref(), Some(field));
+                assert_eq!(percent::decode(&encode(field)).as_ref(), Some(field));
                 assert!(cut(field, COMMAND_MAX).len() <= COMMAND_MAX);
             }
         }
@@ -281,14 +433,20 @@ pub(crate) fn with_checksum(text: &[u8]) -> Vec<u8> {
 mod tests {
     use std::fs::{self, File};
     use std::os::fd::AsFd;
+    use std::path::Path;
 
     use super::*;
     use crate::testing::Random;
 
+    fn open(path: &Path) -> File {
+        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    }
+
     fn written(command: &[u8]) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("label");
-        write(File::create(&path).unwrap().as_fd(), sys::process_id(), Some(command)).unwrap();
+        let file = open(&path);
+        write(file.as_fd(), &Wish { command: Some(command), ..Wish::default() }).unwrap();
         fs::read(path).unwrap()
     }
 
@@ -304,22 +462,69 @@ mod tests {
         let text = written(b"make -j2 \x1b[2J\n100%\xff");
         assert_eq!(text.len(), SIZE);
         let read = holder(&text);
-        let life = procfs::life(Process::Me).unwrap();
-        assert_eq!((read.pid, read.start), (sys::process_id(), life.start));
+        let life = procfs::stat(ProcId::Me).unwrap();
+        assert_eq!((read.pid, read.start), (sys::getpid(), life.start));
         assert_eq!(read.boot, procfs::boot_id().unwrap());
-        assert_eq!(read.pidns, procfs::pid_namespace(Process::Me).unwrap());
-        assert_eq!(read.host, cut(&sys::host_name(), HOST_MAX));
+        assert_eq!(read.pidns, procfs::pid_namespace(ProcId::Me).unwrap());
+        assert_eq!(read.host, cut(&sys::gethostname(), HOST_MAX));
         assert_eq!(read.command, b"make -j2 \x1b[2J\n100%\xff");
         assert!(read.acquired_ms > 1_700_000_000_000);
     }
 
     #[test]
     fn the_longest_label_has_room() {
-        let text = written(&[0xff; 1000]);
-        assert_eq!(holder(&text).command, [0xff; COMMAND_MAX]);
-        // A longer host's name and, in time, more digits: of four numbers.
-        let used = text.trim_ascii_end().len() + HOST_MAX - sys::host_name().len() + 4 * 12;
-        assert!(used < SIZE, "{used}");
+        for host in [vec![0xff; 64], vec![b'h'; 64]] {
+            let longest = Holder {
+                pid: u32::MAX,
+                start: u64::MAX,
+                boot: "01234567-89ab-cdef-0123-456789abcdef".to_owned(),
+                pidns: u64::MAX,
+                host: host.clone(),
+                acquired_ms: 9_999_999_999_999,
+                command: vec![0xff; 1000],
+                token: u64::MAX,
+                until_exit: true,
+                descriptor: Some(RawFd::MAX),
+                guardian: Some(u32::MAX),
+            };
+            let read = holder(&longest.encode().unwrap());
+            assert_eq!(read.command, [0xff; COMMAND_MAX]);
+            assert!(host.starts_with(&read.host) && read.host.len() >= HOST_CODE_MAX / 3);
+            let told = (read.token, read.until_exit, read.descriptor, read.guardian);
+            assert_eq!(told, (u64::MAX, true, Some(RawFd::MAX), Some(u32::MAX)));
+        }
+    }
+
+    #[test]
+    fn each_token_is_larger_than_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("label");
+        let file = open(&path);
+        let next = || write(file.as_fd(), &Wish::default()).unwrap();
+        let first = next();
+        assert!(first > 1_700_000_000_000_000_000, "nanoseconds since the epoch");
+        // The clock is far behind the last token, in a label, in a cleared one, in a torn one.
+        let ahead = u64::MAX / 2;
+        clear(file.as_fd(), Some(ahead)).unwrap();
+        assert_eq!(Label::read(file.as_fd()), Label::Cleared(Some(ahead)));
+        assert_eq!(next(), ahead + 1);
+        assert_eq!(next(), ahead + 2);
+        sys::pwrite(file.as_fd(), b"x", 3).unwrap();
+        assert_eq!(Label::read(file.as_fd()), Label::Unreadable);
+        assert_eq!(next(), ahead + 3);
+    }
+
+    #[test]
+    fn a_guardian_is_added_and_all_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = open(&dir.path().join("label"));
+        let wish = Wish { command: Some(b"make"), until_exit_of: Some(sys::getpid()) };
+        write(file.as_fd(), &wish).unwrap();
+        let Label::Holder(before) = Label::read(file.as_fd()) else { panic!("no label") };
+        assert!(before.until_exit && before.guardian.is_none());
+        set_guardian(file.as_fd(), 77).unwrap();
+        let after = Holder { guardian: Some(77), ..before };
+        assert_eq!(Label::read(file.as_fd()), Label::Holder(after));
     }
 
     #[test]

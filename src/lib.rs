@@ -55,22 +55,22 @@
 //!   interrupts one of its functions must not `fork`. A `fork` in another thread waits while a lock
 //!   file is being opened.
 //! * Between hosts it is worth what the shared filesystem's own `flock` is worth.
-//!
-//! # The modules
-//!
-//! * `error`: everything that can go wrong, and the one mapping to an errno
-//! * `sys`: the only calls into libc, one small function each
-//! * `table`: the descriptors that are open, by handle; what `fork` does to them
-//! * `name`: from a session's name to its lock file and back; whether to trust the directory
-//! * `procfs`: what `/proc` says
-//! * `label`: the text in the lock file
-//! * `wait`: a blocked `flock` with a deadline and a cancel descriptor
-//! * `lock`: acquire, wait, check, release
-//! * `holder`: who holds it
-//! * `ffi`: the C functions
-//!
-//! `ffi` calls `lock` and `holder`; these call `label`, `name` and `wait`; those call `table` and
-//! `procfs`; all call `sys`. Never upwards.
+
+// The map: a module uses only those on lines below its own. `tests/arrows.rs` reads these lines and the
+// `use` lines of the modules, and fails where one points sideways or upwards.
+//
+//   ffi           the C functions
+//   lock          acquire, wait, check, release
+//   holder        who holds it, and the evidence for it
+//   wait          a blocked flock with a deadline and a cancel descriptor
+//   lock_file     where the file is, whether to trust it, how it is opened
+//   label         the text in the file
+//   registry      the open descriptors, by handle; what fork does to them
+//   procfs        what /proc says
+//   session_name  from a session to the name of its file, and back
+//   percent       percent-coding
+//   error         everything that can go wrong, and its errno
+//   sys           one system call each; sys::thread: cancellable threads, signal masks, once
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 compile_error!("session-lock stands on Linux's flock(2) and /proc/locks, and on glibc's threads");
@@ -80,86 +80,21 @@ mod ffi;
 mod holder;
 mod label;
 mod lock;
-mod name;
+mod lock_file;
+mod percent;
 mod procfs;
+mod registry;
+mod session_name;
 mod sys;
-mod table;
 mod wait;
 
 pub use error::Error;
-pub use holder::{Holder, Keeper, Session, State, holder, keepers, list};
-pub use lock::{SessionLock, release_fd};
-pub use name::path;
+pub use holder::{Holder, Process, Session, State, holder, list, processes};
+pub use lock::{LockOptions, SessionLock, release_fd, set_guardian};
+pub use lock_file::path;
 
-#[cfg(test)]
-mod testing {
-    //! Bytes at random, always the same ones for a seed.
-
-    pub(crate) struct Random(u64);
-
-    impl Random {
-        pub fn new(seed: u64) -> Random {
-            Random(seed)
-        }
-
-        /// Less than `end`. (Steele, Lea and Flood's `SplitMix64`.)
-        pub fn below(&mut self, end: usize) -> usize {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            usize::try_from((z ^ (z >> 31)) % end as u64).unwrap()
-        }
-
-        pub fn byte(&mut self) -> u8 {
-            u8::try_from(self.below(256)).unwrap()
-        }
-
-        pub fn char(&mut self) -> char {
-            char::from_u32(u32::try_from(self.below(0x11_0000)).unwrap()).unwrap_or('x')
-        }
-
-        /// So many at most.
-        pub fn bytes(&mut self, max: usize) -> Vec<u8> {
-            (0..self.below(max + 1)).map(|_| self.byte()).collect()
-        }
-
-        /// The same bytes but for a few that were changed, removed, doubled or moved.
-        pub fn changed(&mut self, bytes: &[u8]) -> Vec<u8> {
-            let mut changed = bytes.to_vec();
-            for _ in 0..=self.below(4) {
-                let at = self.below(changed.len().max(1));
-                let end = (at + self.below(8)).min(changed.len());
-                match self.below(4) {
-                    0 if at < changed.len() => changed[at] = self.byte(),
-                    1 => drop(changed.drain(at..end)),
-                    2 => changed.extend_from_within(at..end),
-                    _ => changed.insert(at, self.byte()),
-                }
-            }
-            changed
-        }
-    }
-}
-
-/// What the targets in `fuzz/` call: there is no other way to it from outside.
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub mod fuzzing {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-
-    use crate::{label, name};
-
-    /// Reads the bytes of a lock file as a label. One that the checksum keeps out gets the right
-    /// checksum, too: what is behind it wants to be reached.
-    pub fn label(text: &[u8]) {
-        label::assert_any_bytes_will_do(text);
-        label::assert_any_bytes_will_do(&label::with_checksum(text));
-    }
-
-    /// Reads a file's name as that of a lock file, and makes a session of it.
-    pub fn name(bytes: &[u8]) {
-        name::assert_one_file_for_one_session(OsStr::from_bytes(bytes));
-    }
-}
+pub mod fuzzing;
+#[cfg(test)]
+mod testing;

@@ -2,48 +2,176 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::label;
-use crate::name::{self, LockFile, Opened};
-use crate::sys::{self, FileId};
-use crate::table::{self, Held};
-use crate::wait::{self, Limits, Stop};
+use crate::label::{self, Label, Wish};
+use crate::lock_file::{self, LockFile, Opened};
+use crate::procfs::{self, ProcId};
+use crate::registry::{self, LockRecord};
+use crate::sys;
+use crate::wait::{self, WaitError, WaitLimits};
 
 /// The lock of a session, held by this process until it is released or dropped.
 ///
-/// It is an exclusive `flock(2)` on `<dir>/<session>.lock`. The kernel ends it when the process
+/// It is an exclusive `flock(2)` on `<dir>/<session>.lock`. The kernel releases it when the process
 /// dies, however that happens. It belongs to the process, not to its children: a child made by
-/// `fork` has no part in it (there every method says [`Error::NotOwner`], and dropping does
-/// nothing), and a program that is started does not inherit it.
+/// `fork` holds nothing (there every method returns [`Error::NotOwner`], and dropping does nothing),
+/// and a program that is started does not inherit it.
 ///
 /// All methods may be called from any thread. None of them is for signal handlers.
+///
+/// A lock that is not bound to a variable is released at once, so this warns:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # use session_lock::SessionLock;
+/// # fn f() -> Result<(), session_lock::Error> {
+/// SessionLock::acquire(None, "nightly-build")?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
+#[must_use = "the lock is released when the value is dropped: bind it to a variable"]
 pub struct SessionLock {
     handle: u64,
-    path: PathBuf,
+    record: Arc<LockRecord>,
+}
+
+/// How to acquire a lock: where, for how long, and what its label says.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use session_lock::LockOptions;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path();
+/// let lock = LockOptions::new()
+///     .directory(dir)
+///     .timeout(Duration::from_secs(30))
+///     .command("make -j2")
+///     .acquire("build")?;
+/// assert_eq!(session_lock::holder(Some(dir), "build")?.command, "make -j2");
+/// # drop(lock);
+/// # Ok::<(), session_lock::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct LockOptions<'a> {
+    directory: Option<PathBuf>,
+    wait: Wait,
+    cancel: Option<BorrowedFd<'a>>,
+    command: Option<OsString>,
+    until_exit_of: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Wait {
+    #[default]
+    No,
+    AtMost(Duration),
+    Forever,
+}
+
+impl<'a> LockOptions<'a> {
+    /// One try, in the default directory, with this process's own command line in the label.
+    #[must_use]
+    pub fn new() -> LockOptions<'a> {
+        LockOptions::default()
+    }
+
+    /// The directory of the lock files. Without it: `$SESSION_LOCK_DIR`, or else
+    /// `/tmp/session-lock-<effective uid>`. A missing directory is created with mode 0700.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> LockOptions<'a> {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Waits for the lock, at most for this long; zero tries once.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> LockOptions<'a> {
+        self.wait = Wait::AtMost(timeout);
+        self
+    }
+
+    /// Waits for the lock as long as it takes.
+    #[must_use]
+    pub fn wait(mut self) -> LockOptions<'a> {
+        self.wait = Wait::Forever;
+        self
+    }
+
+    /// The wait also ends when this descriptor becomes readable or is hung up (an eventfd, a pipe, a
+    /// socket: anything that `poll(2)` takes). If it already is, the lock is not taken even if it is
+    /// free.
+    #[must_use]
+    pub fn cancel(mut self, cancel: BorrowedFd<'a>) -> LockOptions<'a> {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    /// The command in the lock's label, instead of this process's own command line: for a program
+    /// that is about to execute another one.
+    #[must_use]
+    pub fn command(mut self, command: impl Into<OsString>) -> LockOptions<'a> {
+        self.command = Some(command.into());
+        self
+    }
+
+    /// The lock is to be held for the process `pid` until that ends, by a guardian: another process
+    /// that gets the descriptor (see [`SessionLock::into_fd`] and [`set_guardian`]). The label names
+    /// that process as the holder, and once it has ended the session does not count as held.
+    #[must_use]
+    pub fn until_exit_of(mut self, pid: u32) -> LockOptions<'a> {
+        self.until_exit_of = Some(pid);
+        self
+    }
+
+    /// Takes the lock.
+    ///
+    /// `session` is any name of at least one byte without a NUL byte.
+    ///
+    /// # Errors
+    ///
+    /// Without a wait [`Error::Held`] if another holder has the lock, in this process or another one.
+    /// With one: [`Error::TimedOut`], [`Error::Cancelled`], [`Error::Deadlock`]; [`Error::Interrupted`] if a signal handler
+    /// ran in this thread (without timeout and `cancel`: one that was installed without
+    /// `SA_RESTART`).
+    ///
+    /// [`Error::Untrusted`] or [`Error::Symlink`] if the directory or the file could be somebody
+    /// else's trap; [`Error::InvalidArgument`], [`Error::NameTooLong`]; [`Error::Os`] for a system
+    /// call that failed. Nothing is left open, locked or written.
+    pub fn acquire(&self, session: impl AsRef<OsStr>) -> Result<SessionLock, Error> {
+        let wish = Wish {
+            command: self.command.as_deref().map(OsStr::as_bytes),
+            until_exit_of: self.until_exit_of,
+        };
+        let limits = match self.wait {
+            Wait::No => None,
+            Wait::AtMost(timeout) => Some(WaitLimits::new(Some(timeout), self.cancel)),
+            Wait::Forever => Some(WaitLimits::new(None, self.cancel)),
+        };
+        acquire_with(self.directory.as_deref(), session.as_ref(), &wish, limits)
+    }
 }
 
 impl SessionLock {
     /// Takes the lock if it is free.
     ///
     /// `dir` `None` means `$SESSION_LOCK_DIR`, or else `/tmp/session-lock-<effective uid>`; a
-    /// missing directory is created with mode 0700. `session` is any name of at least one byte
-    /// without a NUL byte.
+    /// missing directory is created with mode 0700.
     ///
     /// # Errors
     ///
-    /// [`Error::Held`] if another holder has it, in this process or another one;
-    /// [`Error::Untrusted`] or [`Error::Symlink`] if the directory or the file could be somebody
-    /// else's trap; [`Error::InvalidArgument`], [`Error::NameTooLong`]; [`Error::Os`] for a system
-    /// call that failed. Nothing is left open, locked or written.
+    /// As [`LockOptions::acquire`] without a wait.
     ///
     /// # Examples
     ///
@@ -57,57 +185,26 @@ impl SessionLock {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn acquire(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<SessionLock, Error> {
-        obtain(dir, session.as_ref(), None, None)
+        acquire_with(dir, session.as_ref(), &Wish::default(), None)
     }
 
     /// Waits for the lock in the kernel's own queue: a blocked `flock(2)`, with or without a
     /// deadline. A wait wakes up for nothing but its end.
     ///
     /// `timeout` `None` waits for ever, zero tries once. The wait also ends when `cancel` becomes
-    /// readable or is hung up (an eventfd, a pipe, a socket: anything that `poll(2)` takes). If it
-    /// is so already, the lock is not taken even if it is free.
+    /// readable or is hung up: see [`LockOptions::cancel`].
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`], [`Error::Cancelled`]; [`Error::Interrupted`] if a signal handler ran in
-    /// this thread (without deadline and `cancel`: one that was installed without `SA_RESTART`);
-    /// else as [`acquire`](SessionLock::acquire).
+    /// As [`LockOptions::acquire`] with a wait.
     pub fn wait(
         dir: Option<&Path>,
         session: impl AsRef<OsStr>,
         timeout: Option<Duration>,
         cancel: Option<BorrowedFd<'_>>,
     ) -> Result<SessionLock, Error> {
-        obtain(dir, session.as_ref(), None, Some(Limits::new(timeout, cancel)))
-    }
-
-    /// As [`wait`](SessionLock::wait), with `command` in the lock's label instead of this process's
-    /// own command line: for a program that is about to execute another one.
-    ///
-    /// # Errors
-    ///
-    /// As [`wait`](SessionLock::wait).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use session_lock::SessionLock;
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let dir = Some(dir.path());
-    /// let lock = SessionLock::wait_as("make -j2", dir, "build", None, None)?;
-    /// assert_eq!(session_lock::holder(dir, "build")?.command, "make -j2");
-    /// # drop(lock);
-    /// # Ok::<(), session_lock::Error>(())
-    /// ```
-    pub fn wait_as(
-        command: impl AsRef<OsStr>,
-        dir: Option<&Path>,
-        session: impl AsRef<OsStr>,
-        timeout: Option<Duration>,
-        cancel: Option<BorrowedFd<'_>>,
-    ) -> Result<SessionLock, Error> {
-        let command = command.as_ref().as_bytes();
-        obtain(dir, session.as_ref(), Some(command), Some(Limits::new(timeout, cancel)))
+        let limits = WaitLimits::new(timeout, cancel);
+        acquire_with(dir, session.as_ref(), &Wish::default(), Some(limits))
     }
 
     /// Is the lock that we hold still *the* lock? To be asked before a step that must not run twice.
@@ -136,7 +233,7 @@ impl SessionLock {
     /// The lock file.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        lock_file::as_path(&self.record.path)
     }
 
     /// Hands the lock out of this library's care, on purpose: as long as the descriptor or a copy
@@ -147,19 +244,17 @@ impl SessionLock {
     ///
     /// [`Error::NotOwner`]; [`Error::Stale`] if the descriptor was closed behind our back.
     pub fn into_fd(self) -> Result<OwnedFd, Error> {
-        let (descriptor, held) = table::take(self.into_handle())?;
+        let (descriptor, record) = registry::take(self.into_handle())?;
         if !descriptor.is_ours() {
-            return Err(stale(&held.path));
+            return Err(stale(&record.path));
         }
-        descriptor.into_fd().ok_or_else(|| stale(&held.path))
+        descriptor.into_fd().ok_or_else(|| stale(&record.path))
     }
 
     /// The number by which the C functions know this lock, which is theirs from now on.
-    pub(crate) fn into_handle(self) -> u64 {
-        let handle = self.handle;
-        let mut this = mem::ManuallyDrop::new(self);
-        drop(mem::take(&mut this.path));
-        handle
+    pub(crate) fn into_handle(mut self) -> u64 {
+        // What is dropped has 0, which is never a lock.
+        mem::take(&mut self.handle)
     }
 }
 
@@ -171,32 +266,53 @@ impl Drop for SessionLock {
 }
 
 /// Frees a lock that [`SessionLock::into_fd`] handed out: clears the label, unlocks (for all copies
-/// of the descriptor, in whatever process), closes.
+/// of the descriptor, in whatever process), closes. Where the lock is another holder's by now, because
+/// a copy of the descriptor was released before, nothing is changed.
 ///
 /// # Errors
 ///
 /// What `flock(2)` says; the descriptor is closed all the same.
 pub fn release_fd(fd: OwnedFd) -> io::Result<()> {
+    // This changes nothing if the lock is still on this description.
+    if !sys::flock_nonblocking(fd.as_fd())? {
+        return Ok(());
+    }
+    let token = match Label::read(fd.as_fd()) {
+        Label::Holder(holder) => Some(holder.token).filter(|&token| token > 0),
+        Label::Cleared(token) => token,
+        Label::Unreadable => None,
+    };
     // It cannot be written if it was opened read-only; then there is no label either.
-    let _ = label::clear(fd.as_fd());
-    sys::unlock(fd.as_fd())
+    let _ = label::clear(fd.as_fd(), token);
+    sys::flock_unlock(fd.as_fd())
 }
 
-/// `command` `None`: this process's own; `limits` `None`: a single try.
-fn obtain(
+/// Adds to the label of a lock that [`SessionLock::into_fd`] handed out which process is the guardian:
+/// it has a copy of the descriptor, under the same number. Whoever asks for the holder finds it
+/// sooner by that.
+///
+/// # Errors
+///
+/// The label cannot be read or written: the lock is not affected.
+pub fn set_guardian(fd: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
+    label::set_guardian(fd, pid)
+}
+
+/// `limits` `None`: a single try.
+fn acquire_with(
     dir: Option<&Path>,
     session: &OsStr,
-    command: Option<&[u8]>,
-    limits: Option<Limits<'_>>,
+    wish: &Wish<'_>,
+    limits: Option<WaitLimits<'_>>,
 ) -> Result<SessionLock, Error> {
     let file = LockFile::new(dir, session)?;
     loop {
         if let Some(limits) = &limits {
-            limits.admit().map_err(|stop| stopped(&file, stop))?;
+            limits.check_cancel().map_err(|error| wait_failed(&file, error))?;
         }
         if let Some(opened) = file.open()? {
-            if let Some(lock) = lock_opened(&file, opened, command, limits.as_ref())? {
-                return Ok(lock);
+            if lock_opened(&file, &opened, wish, limits.as_ref())? {
+                return hand_out(file, opened, wish);
             }
         }
         // Somebody has deleted or replaced the file: the whole attempt starts again, with the time
@@ -208,93 +324,126 @@ fn obtain(
     }
 }
 
-/// Locks an open lock file. `None` if by then it is not at its path any more: whoever comes after us
+/// Locks an open lock file. False if by then it is not at its path any more: whoever comes after us
 /// would lock another file, so this lock would exclude nobody.
 fn lock_opened(
     file: &LockFile,
-    opened: Opened,
-    command: Option<&[u8]>,
-    limits: Option<&Limits<'_>>,
-) -> Result<Option<SessionLock>, Error> {
+    opened: &Opened,
+    wish: &Wish<'_>,
+    limits: Option<&WaitLimits<'_>>,
+) -> Result<bool, Error> {
+    let failed = |error| wait_failed(file, error);
+    if !wait::try_lock(&opened.descriptor).map_err(failed)? {
+        match limits {
+            Some(limits) if !limits.is_one_try() => {
+                // Before the wait, not after it, when others wait for us.
+                label::prepare(wish);
+                if waits_for_itself(opened)
+                    || limits.is_endless() && is_held_by_its_only_thread(opened)
+                {
+                    return Err(Error::Deadlock { path: file.path() });
+                }
+                wait::lock(&opened.descriptor, limits).map_err(failed)?;
+            }
+            _ if after_the_guardian(opened).map_err(failed)? => {}
+            None => return Err(Error::Held { path: file.path() }),
+            Some(_) => return Err(Error::TimedOut { path: file.path() }),
+        }
+    }
+    lock_file::is_at_path(&file.path, opened.stat.id).map_err(|error| file.failed("lstat", error))
+}
+
+/// How long the guardian of a process that has ended may take to be given the processor.
+const GUARDIAN_DELAY: Duration = Duration::from_secs(1);
+
+/// A lock that was not free at the first try: whether it is ours after a moment, because the process that
+/// it was held for has ended, and only the guardian had not noticed yet.
+fn after_the_guardian(opened: &Opened) -> Result<bool, WaitError> {
+    let descriptor = &opened.descriptor;
+    match Label::read(descriptor.fd()) {
+        // It may have been such a guardian's until just now.
+        Label::Cleared(_) => wait::try_lock(descriptor),
+        Label::Holder(holder) if holder.is_over() => {
+            let limits = WaitLimits::new(Some(GUARDIAN_DELAY), None);
+            loop {
+                match wait::lock(descriptor, &limits) {
+                    Ok(()) => return Ok(true),
+                    Err(WaitError::TimedOut) => return Ok(false),
+                    Err(WaitError::Interrupted) if !limits.is_one_try() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Whether a guardian holds the lock until this very process ends.
+fn waits_for_itself(opened: &Opened) -> bool {
+    match Label::read(opened.descriptor.fd()) {
+        Label::Holder(holder) => holder.is_guarded() && holder.is_this_process(),
+        _ => false,
+    }
+}
+
+/// Whether this process holds the lock itself, and has no other thread that could release it.
+fn is_held_by_its_only_thread(opened: &Opened) -> bool {
+    registry::holds(opened.stat.id) && procfs::stat(ProcId::Me).is_ok_and(|stat| stat.threads == 1)
+}
+
+/// Writes the label, and makes it the caller's lock.
+fn hand_out(file: LockFile, opened: Opened, wish: &Wish<'_>) -> Result<SessionLock, Error> {
     let Opened { descriptor, stat, writable } = opened;
-    match limits {
-        None => match sys::try_flock(descriptor.fd()) {
-            Ok(true) => {}
-            Ok(false) => return Err(Error::Held { path: file.path() }),
-            Err(error) => return Err(file.failed("flock", error)),
-        },
-        Some(limits) => {
-            // Before the wait, not after it, when others wait for us.
-            label::prepare(command);
-            wait::lock(&descriptor, limits).map_err(|stop| stopped(file, stop))?;
-        }
-    }
-    if !names(&file.path, stat.id).map_err(|error| file.failed("lstat", error))? {
-        return Ok(None);
-    }
     // A label that cannot be written (disk full, RLIMIT_FSIZE) is no reason to refuse a lock.
-    let owner = sys::process_id();
-    let has_label = writable && label::write(descriptor.fd(), owner, command).is_ok();
-    let held = Held { path: file.path.clone(), file: stat.id, owner, has_label };
-    match descriptor.hand_out(held) {
-        Some(handle) => Ok(Some(SessionLock { handle, path: file.path() })),
-        None => Err(Error::Interrupted { path: file.path() }),
+    let token = writable.then(|| label::write(descriptor.fd(), wish)).and_then(Result::ok);
+    let owner = sys::getpid();
+    let record = Arc::new(LockRecord { path: file.path, file: stat.id, owner, token });
+    match descriptor.hand_out(Arc::clone(&record)) {
+        Some(handle) => Ok(SessionLock { handle, record }),
+        None => Err(Error::Interrupted { path: lock_file::to_path(&record.path) }),
     }
 }
 
-fn stopped(file: &LockFile, stop: Stop) -> Error {
-    match stop {
-        Stop::TimedOut => Error::TimedOut { path: file.path() },
-        Stop::Cancelled => Error::Cancelled { path: file.path() },
-        Stop::Interrupted => Error::Interrupted { path: file.path() },
-        Stop::BadCancel => Error::InvalidArgument("the cancel descriptor is not open"),
-        Stop::Failed(call, error) => file.failed(call, error),
-    }
-}
-
-/// Whether `path` names the file `id`.
-fn names(path: &CStr, id: FileId) -> io::Result<bool> {
-    match sys::lstat(path) {
-        Ok(stat) => Ok(stat.id == id),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-            Ok(false)
-        }
-        Err(error) => Err(error),
+fn wait_failed(file: &LockFile, error: WaitError) -> Error {
+    match error {
+        WaitError::TimedOut => Error::TimedOut { path: file.path() },
+        WaitError::Cancelled => Error::Cancelled { path: file.path() },
+        WaitError::Interrupted => Error::Interrupted { path: file.path() },
+        WaitError::BadCancel => Error::InvalidArgument("the cancel descriptor is not open"),
+        WaitError::Failed(call, error) => file.failed(call, error),
     }
 }
 
 fn stale(path: &CStr) -> Error {
-    Error::Stale { path: name::to_path(path) }
+    Error::Stale { path: lock_file::to_path(path) }
 }
 
-fn check_path(held: &Held) -> Result<(), Error> {
-    match names(&held.path, held.file) {
+fn check_path(record: &LockRecord) -> Result<(), Error> {
+    match lock_file::is_at_path(&record.path, record.file) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(stale(&held.path)),
-        Err(source) => Err(Error::Os { path: name::to_path(&held.path), call: "lstat", source }),
+        Ok(false) => Err(stale(&record.path)),
+        Err(source) => {
+            Err(Error::Os { path: lock_file::to_path(&record.path), call: "lstat", source })
+        }
     }
 }
 
 pub(crate) fn check(handle: u64) -> Result<(), Error> {
-    let (number, held) = table::get(handle)?;
-    if !table::is_ours(number, handle) {
-        return Err(stale(&held.path));
-    }
-    check_path(&held)
+    check_path(&*registry::get(handle)?)
 }
 
 pub(crate) fn release(handle: u64) -> Result<(), Error> {
-    let (descriptor, held) = table::take(handle)?;
+    let (descriptor, record) = registry::take(handle)?;
     if !descriptor.is_ours() {
-        return Err(stale(&held.path));
+        return Err(stale(&record.path));
     }
     // While it is still locked: afterwards the file is the next holder's.
-    let checked = check_path(&held);
-    if held.has_label {
-        let _ = label::clear(descriptor.fd());
+    let checked = check_path(&record);
+    if record.token.is_some() {
+        let _ = label::clear(descriptor.fd(), record.token);
     }
-    sys::unlock(descriptor.fd()).map_err(|source| Error::Os {
-        path: name::to_path(&held.path),
+    sys::flock_unlock(descriptor.fd()).map_err(|source| Error::Os {
+        path: lock_file::to_path(&record.path),
         call: "flock",
         source,
     })?;

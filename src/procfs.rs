@@ -17,16 +17,16 @@ pub(crate) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// How a process is named in a path below `/proc`.
 #[derive(Clone, Copy)]
-pub(crate) enum Process {
+pub(crate) enum ProcId {
     Me,
     Pid(u32),
 }
 
-impl Process {
+impl ProcId {
     fn file(self, name: &str) -> PathBuf {
         match self {
-            Process::Me => PathBuf::from(format!("/proc/self/{name}")),
-            Process::Pid(pid) => PathBuf::from(format!("/proc/{pid}/{name}")),
+            ProcId::Me => PathBuf::from(format!("/proc/self/{name}")),
+            ProcId::Pid(pid) => PathBuf::from(format!("/proc/{pid}/{name}")),
         }
     }
 }
@@ -42,38 +42,44 @@ fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 
 /// The parts of `/proc/PID/stat` that tell one life of a PID from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Life {
+pub(crate) struct ProcStat {
     /// In clock ticks since boot.
     pub start: u64,
     /// Has ended, but its parent has not asked for its status.
     pub zombie: bool,
+    /// Stopped by a signal or a debugger.
+    pub stopped: bool,
     pub parent: u32,
+    pub threads: u32,
 }
 
-pub(crate) fn life(process: Process) -> io::Result<Life> {
+pub(crate) fn stat(process: ProcId) -> io::Result<ProcStat> {
     let text = read(process.file("stat"))?;
-    parse_life(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn parse_life(text: &[u8]) -> Option<Life> {
+fn parse_stat(text: &[u8]) -> Option<ProcStat> {
     // The command, in parentheses, may itself contain parentheses, blanks and line feeds.
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let fields = str::from_utf8(&text[end + 1..]).ok()?;
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
     // Field 3, the state, is the first one here.
     let field = |number: usize| fields.get(number - 3).copied();
-    let threads: i64 = field(20)?.parse().ok()?;
-    Some(Life {
+    let threads = field(20)?.parse().ok()?;
+    let state = field(3)?;
+    Some(ProcStat {
         start: field(22)?.parse().ok()?,
         // A process whose first thread has ended is a zombie to look at, but it lives on.
-        zombie: matches!(field(3)?, "Z" | "X" | "x") && threads <= 1,
+        zombie: matches!(state, "Z" | "X" | "x") && threads <= 1,
+        stopped: matches!(state, "T" | "t"),
         parent: field(4)?.parse().ok()?,
+        threads,
     })
 }
 
 /// The command line, its words separated by blanks, without the directory of the program; or else
 /// the short name that a kernel thread or a zombie has.
-pub(crate) fn command(process: Process) -> io::Result<Vec<u8>> {
+pub(crate) fn command(process: ProcId) -> io::Result<Vec<u8>> {
     let mut line = read(process.file("cmdline"))?;
     while line.last().is_some_and(|&byte| byte == 0 || byte == b' ') {
         line.pop();
@@ -97,12 +103,12 @@ pub(crate) fn command(process: Process) -> io::Result<Vec<u8>> {
 }
 
 /// The inode of a process's PID namespace.
-pub(crate) fn pid_namespace(process: Process) -> io::Result<u64> {
+pub(crate) fn pid_namespace(process: ProcId) -> io::Result<u64> {
     Ok(fs::metadata(process.file("ns/pid"))?.ino())
 }
 
 /// A process's number in its own, innermost PID namespace.
-pub(crate) fn innermost_pid(process: Process) -> Option<u32> {
+pub(crate) fn innermost_pid(process: ProcId) -> Option<u32> {
     let status = fs::read_to_string(process.file("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_ascii_whitespace().next_back()?.parse().ok()
@@ -139,12 +145,12 @@ pub(crate) fn processes() -> Vec<u32> {
 /// The files that a process has open, each with its descriptors as they are named below `/proc`; an
 /// error where we may not look.
 pub(crate) fn open_files(pid: u32) -> io::Result<BTreeMap<FileId, Vec<PathBuf>>> {
-    let files = open_files_of_thread(&Process::Pid(pid).file(""))?;
+    let files = open_files_of_thread(&ProcId::Pid(pid).file(""))?;
     if !files.is_empty() {
         return Ok(files);
     }
     // When the first thread has ended, only the others show what they share.
-    for thread in fs::read_dir(Process::Pid(pid).file("task"))? {
+    for thread in fs::read_dir(ProcId::Pid(pid).file("task"))? {
         let files = open_files_of_thread(&thread?.path()).unwrap_or_default();
         if !files.is_empty() {
             return Ok(files);
@@ -174,7 +180,7 @@ pub(crate) fn is_locked(descriptor: &Path) -> bool {
 
 /// The device of a mount, from `/proc/self/mountinfo`.
 pub(crate) fn mount_device(mount: u64) -> io::Result<Option<u64>> {
-    let text = read(Process::Me.file("mountinfo"))?;
+    let text = read(ProcId::Me.file("mountinfo"))?;
     Ok(text.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = str::from_utf8(line.get(..line.len().min(64))?).ok()?.split(' ');
         if fields.next()?.parse() != Ok(mount) {
@@ -258,16 +264,19 @@ mod tests {
     #[test]
     fn a_command_name_cannot_shift_the_fields_behind_it() {
         let text = b"42 (a) Z 1 (x\n) S 7 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 9876 0 0";
-        assert_eq!(parse_life(text), Some(Life { start: 9876, zombie: false, parent: 7 }));
-        assert_eq!(parse_life(b"42 (a"), None);
-        assert_eq!(parse_life(b"42 (a) S"), None);
+        assert_eq!(
+            parse_stat(text),
+            Some(ProcStat { start: 9876, zombie: false, stopped: false, parent: 7, threads: 3 })
+        );
+        assert_eq!(parse_stat(b"42 (a"), None);
+        assert_eq!(parse_stat(b"42 (a) S"), None);
     }
 
     #[test]
     fn only_a_process_without_living_threads_is_a_zombie() {
         let stat = |threads| format!("42 (a) Z 7 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 {threads} 0 5 0");
-        assert!(parse_life(stat(1).as_bytes()).unwrap().zombie);
-        assert!(!parse_life(stat(2).as_bytes()).unwrap().zombie);
+        assert!(parse_stat(stat(1).as_bytes()).unwrap().zombie);
+        assert!(!parse_stat(stat(2).as_bytes()).unwrap().zombie);
     }
 
     #[test]

@@ -32,9 +32,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::sys::unwinding::{self, PTHREAD_CANCEL_ASYNCHRONOUS, PTHREAD_CANCEL_DISABLE};
-use crate::sys::{self, SignalsHeld, Thread, ThreadExit};
-use crate::table::Descriptor;
+use crate::registry::Descriptor;
+use crate::sys;
+use crate::sys::thread::nounwind::{self, PTHREAD_CANCEL_ASYNCHRONOUS, PTHREAD_CANCEL_DISABLE};
+use crate::sys::thread::{BlockedSignals, Thread, ThreadExit};
 
 /// How long a cancelled thread may take to end. Where it can be interrupted it takes less than a
 /// millisecond; the caller must not be later than 10 ms where it cannot.
@@ -45,25 +46,25 @@ const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_mi
 
 /// When to give up.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Limits<'a> {
+pub(crate) struct WaitLimits<'a> {
     /// `None`: never.
     pub deadline: Option<Instant>,
     /// Give up when it becomes readable or is hung up.
     pub cancel: Option<BorrowedFd<'a>>,
 }
 
-impl<'a> Limits<'a> {
+impl<'a> WaitLimits<'a> {
     /// From now on.
-    pub fn new(timeout: Option<Duration>, cancel: Option<BorrowedFd<'a>>) -> Limits<'a> {
+    pub fn new(timeout: Option<Duration>, cancel: Option<BorrowedFd<'a>>) -> WaitLimits<'a> {
         // A deadline beyond the clock's range is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Limits { deadline, cancel }
+        WaitLimits { deadline, cancel }
     }
 }
 
 /// Why a wait ended without the lock.
 #[derive(Debug)]
-pub(crate) enum Stop {
+pub(crate) enum WaitError {
     TimedOut,
     Cancelled,
     Interrupted,
@@ -72,18 +73,13 @@ pub(crate) enum Stop {
     Failed(&'static str, io::Error),
 }
 
-/// Waits for the exclusive lock on the description of `fd`.
-pub(crate) fn lock(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
-    if limits.deadline.is_none() && limits.cancel.is_none() {
+/// Waits for the exclusive lock on the description of `fd`, which was just found not to be free.
+pub(crate) fn lock(fd: &Descriptor, limits: &WaitLimits<'_>) -> Result<(), WaitError> {
+    if limits.is_endless() {
         return sys::flock_blocking(fd.fd()).map_err(flock_failed);
     }
-    if try_once(fd)? {
-        return Ok(());
-    }
-    if limits.left() == Some(Duration::ZERO) {
-        return Err(Stop::TimedOut);
-    }
-    let signals = SignalsHeld::new().map_err(|error| Stop::Failed("pthread_sigmask", error))?;
+    let signals =
+        BlockedSignals::new().map_err(|error| WaitError::Failed("pthread_sigmask", error))?;
     match Blocked::start(fd, &signals) {
         Ok(blocked) => blocked.wait(fd, limits, &signals),
         // No thread (RLIMIT_NPROC) or no descriptor for it.
@@ -91,21 +87,32 @@ pub(crate) fn lock(fd: &Descriptor, limits: &Limits<'_>) -> Result<(), Stop> {
     }
 }
 
-fn flock_failed(error: io::Error) -> Stop {
+fn flock_failed(error: io::Error) -> WaitError {
     match error.kind() {
-        io::ErrorKind::Interrupted => Stop::Interrupted,
-        _ => Stop::Failed("flock", error),
+        io::ErrorKind::Interrupted => WaitError::Interrupted,
+        _ => WaitError::Failed("flock", error),
     }
 }
 
-fn try_once(fd: &Descriptor) -> Result<bool, Stop> {
-    sys::try_flock(fd.fd()).map_err(flock_failed)
+/// Takes the lock if it is free.
+pub(crate) fn try_lock(fd: &Descriptor) -> Result<bool, WaitError> {
+    sys::flock_nonblocking(fd.fd()).map_err(flock_failed)
 }
 
-impl Limits<'_> {
+impl WaitLimits<'_> {
+    /// Whether the time was over before the wait began.
+    pub fn is_one_try(&self) -> bool {
+        self.left() == Some(Duration::ZERO)
+    }
+
+    /// Whether nothing but the lock can end the wait.
+    pub fn is_endless(&self) -> bool {
+        self.deadline.is_none() && self.cancel.is_none()
+    }
+
     /// Whether the wait may begin: a cancelled caller gets no lock, and one whose descriptor is not
     /// open an answer. To be asked before the lock file is opened, which could take that number.
-    pub fn admit(&self) -> Result<(), Stop> {
+    pub fn check_cancel(&self) -> Result<(), WaitError> {
         match self.cancel {
             Some(_) => self.poll(None, Some(Duration::ZERO), None).map(drop),
             None => Ok(()),
@@ -121,15 +128,15 @@ impl Limits<'_> {
         &self,
         done: Option<BorrowedFd<'_>>,
         timeout: Option<Duration>,
-        signals: Option<&SignalsHeld>,
-    ) -> Result<bool, Stop> {
-        match sys::poll([done, self.cancel], timeout, signals) {
+        signals: Option<&BlockedSignals>,
+    ) -> Result<bool, WaitError> {
+        match sys::ppoll([done, self.cancel], timeout, signals) {
             Ok([done, _]) if done.event => Ok(true),
-            Ok([_, cancel]) if cancel.invalid => Err(Stop::BadCancel),
-            Ok([_, cancel]) if cancel.event => Err(Stop::Cancelled),
+            Ok([_, cancel]) if cancel.invalid => Err(WaitError::BadCancel),
+            Ok([_, cancel]) if cancel.event => Err(WaitError::Cancelled),
             Ok(_) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Stop::Interrupted),
-            Err(error) => Err(Stop::Failed("ppoll", error)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(WaitError::Interrupted),
+            Err(error) => Err(WaitError::Failed("ppoll", error)),
         }
     }
 }
@@ -137,20 +144,20 @@ impl Limits<'_> {
 /// Growing sleeps: the last resort, still obeying deadline, cancellation and signals.
 fn lock_by_polling(
     fd: &Descriptor,
-    limits: &Limits<'_>,
-    signals: &SignalsHeld,
-) -> Result<(), Stop> {
+    limits: &WaitLimits<'_>,
+    signals: &BlockedSignals,
+) -> Result<(), WaitError> {
     let (mut nap, longest) = NAPS;
     loop {
         let left = limits.left();
         let timeout = left.map_or(nap, |left| nap.min(left));
         let slept = limits.poll(None, Some(timeout), Some(signals));
-        if try_once(fd)? {
+        if try_lock(fd)? {
             return Ok(());
         }
         slept?;
         if left == Some(Duration::ZERO) {
-            return Err(Stop::TimedOut);
+            return Err(WaitError::TimedOut);
         }
         nap = (nap * 2).min(longest);
     }
@@ -192,14 +199,15 @@ struct Blocked {
 }
 
 impl Blocked {
-    fn start(fd: &Descriptor, signals: &SignalsHeld) -> io::Result<Blocked> {
+    fn start(fd: &Descriptor, signals: &BlockedSignals) -> io::Result<Blocked> {
         EXIT.ready(init_exit)?;
         let done = Descriptor::open_other(sys::eventfd)?;
         let answer = AtomicI32::new(PENDING);
         let shared = Arc::new(Shared { lock: fd.number(), done, answer });
         let argument = Arc::into_raw(Arc::clone(&shared)).cast_mut().cast::<c_void>();
-        match Thread::spawn(signals, block_in_flock, argument) {
-            Ok(thread) => Ok(Blocked { thread, shared, owner: sys::process_id() }),
+        // SAFETY: `block_in_flock` takes the reference that `argument` is, and has no destructor.
+        match unsafe { Thread::spawn(signals, block_in_flock, argument) } {
+            Ok(thread) => Ok(Blocked { thread, shared, owner: sys::getpid() }),
             Err(error) => {
                 // SAFETY: from `Arc::into_raw` above, and no thread has taken it.
                 unsafe { drop_shared(argument) };
@@ -208,7 +216,12 @@ impl Blocked {
         }
     }
 
-    fn wait(self, fd: &Descriptor, limits: &Limits<'_>, signals: &SignalsHeld) -> Result<(), Stop> {
+    fn wait(
+        self,
+        fd: &Descriptor,
+        limits: &WaitLimits<'_>,
+        signals: &BlockedSignals,
+    ) -> Result<(), WaitError> {
         let stop = loop {
             let left = limits.left();
             match limits.poll(Some(self.shared.done.fd()), left, Some(signals)) {
@@ -220,17 +233,19 @@ impl Blocked {
                         errno => Err(flock_failed(io::Error::from_raw_os_error(errno))),
                     };
                 }
-                Ok(false) if left == Some(Duration::ZERO) => break Stop::TimedOut,
+                Ok(false) if left == Some(Duration::ZERO) => break WaitError::TimedOut,
                 Ok(false) => {}
                 Err(stop) => break stop,
             }
         };
-        if self.owner != sys::process_id() {
+        if self.owner != sys::getpid() {
             // A signal handler has forked, and this is the child: neither thread nor lock is here.
-            return Err(Stop::Interrupted);
+            return Err(WaitError::Interrupted);
         }
-        self.thread.cancel();
-        if self.thread.join_within(PATIENCE) && try_once(fd)? {
+        // SAFETY: the thread allows it only in `block_in_flock`, whose frame has no destructor, around
+        // one system call.
+        unsafe { self.thread.cancel() };
+        if self.thread.join_within(PATIENCE) && try_lock(fd)? {
             return Ok(());
         }
         Err(stop)
@@ -239,26 +254,28 @@ impl Blocked {
 
 /// The thread. Whatever stands here must have no destructor, and allocate nothing.
 extern "C-unwind" fn block_in_flock(argument: *mut c_void) -> *mut c_void {
-    EXIT.set(argument);
+    // SAFETY: `EXIT` was made ready before the thread was started; this thread's reference, which the
+    // destructor drops, is in `argument`.
+    unsafe { EXIT.set(argument) };
     // SAFETY: from `Arc::into_raw`; this thread's reference lives until the key's destructor runs,
     // after this function.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
     // SAFETY: a null pointer is allowed. From here to the call's counterpart below, this thread
     // holds nothing that being cut off anywhere could leave half done.
-    unsafe { unwinding::pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, ptr::null_mut()) };
+    unsafe { nounwind::pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, ptr::null_mut()) };
     // The descriptor cannot have become another file's: the caller closes it only after it has
     // cancelled this thread, and then the line above does not return. For the same reason there is
     // only this one call: should it be interrupted (no handler runs here, but a filesystem may
     // think so), that is the caller's answer.
-    // SAFETY: no memory is involved.
-    let result = unsafe { unwinding::flock(shared.lock, libc::LOCK_EX) };
+    // SAFETY: see above: the number is the caller's descriptor.
+    let result = unsafe { nounwind::flock(shared.lock, libc::LOCK_EX) };
     // SAFETY: takes nothing and cannot fail.
     let location = unsafe { libc::__errno_location() };
     // SAFETY: errno's address is this thread's own, and valid while it runs.
     let errno = if result == 0 { 0 } else { unsafe { *location } };
     // SAFETY: a null pointer is allowed.
-    unsafe { unwinding::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, ptr::null_mut()) };
+    unsafe { nounwind::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, ptr::null_mut()) };
     shared.answer.store(errno, Ordering::Release);
-    sys::signal(shared.done.number());
+    sys::eventfd_write(shared.done.fd());
     ptr::null_mut()
 }

@@ -245,11 +245,12 @@ fn the_manual_page_is_good_roff() {
 // ---------------------------------------------------------------------------------- the numbers
 
 /// What is returned by which function: the contract.
-const RETURNED: [(&str, &[&str]); 12] = [
+const RETURNED: [(&str, &[&str]); 13] = [
     ("EWOULDBLOCK", &["acquire"]),
     ("ETIMEDOUT", &["wait"]),
     ("ECANCELED", &["wait"]),
     ("EINTR", &["wait"]),
+    ("EDEADLK", &["wait"]),
     ("EINVAL", &["acquire", "wait", "holder", "path"]),
     ("ENAMETOOLONG", &["acquire", "wait", "holder", "path"]),
     ("EBADF", &["check", "release"]),

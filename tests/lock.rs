@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use session_lock::{Error, SessionLock, State, holder};
+use session_lock::{Error, LockOptions, SessionLock, State, holder};
 use support::{Actor, Stage};
 
 #[test]
@@ -47,13 +47,13 @@ fn one_holds_it_the_other_is_told() {
 
 #[test]
 fn the_label_has_the_command_that_was_given_and_else_our_own() {
-    let dir = support::scratch();
-    let dir = Some(dir.path());
+    let scratch = support::scratch();
+    let options = |command: &str| LockOptions::new().directory(scratch.path()).command(command);
+    let dir = Some(scratch.path());
     let command = || holder(dir, "s").unwrap().command.into_string().unwrap();
     let acquire = || SessionLock::acquire(dir, "s").unwrap();
-    let wait_as = |command| SessionLock::wait_as(command, dir, "s", None, None).unwrap();
     for _ in 0..2 {
-        let lock = wait_as("make all");
+        let lock = options("make all").acquire("s").unwrap();
         assert_eq!(command(), "make all");
         lock.release().unwrap();
         let lock = acquire();

@@ -119,7 +119,7 @@ const BROKEN: [(&str, &str, &str); 14] = [
     ("CHILD_RELEASES", "DEATHS=0", "label_in["),
     ("NO_FORK_HOOK", "", "excused[d]==0"),
     ("HOOK_MISSES_WAITS", "", "excused[d]==0"),
-    ("NO_GATE", "", "excused[d]==0"),
+    ("NO_FORK_LOCK", "", "excused[d]==0"),
     ("QUERY_LOCKS", "", "(asking)"),
     ("RETRY_WITHOUT_OPEN", "FORKS=0 DEATHS=0 MOVES=1", "acceptance cycle"),
 ];

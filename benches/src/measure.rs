@@ -690,12 +690,12 @@ pub fn memory(bench: &Bench, report: &mut Report) {
     let mut command = Command::new(&bench.program);
     command.args(["run", "--dir"]).arg(&dir).args(["g", "sleep", "60"]).stderr(Stdio::null());
     if let Ok(mut child) = command.spawn() {
-        let pids = || session_lock::keepers(Some(&dir), "g").unwrap_or_default();
+        let pids = || session_lock::processes(Some(&dir), "g").unwrap_or_default();
         let limit = Instant::now() + Duration::from_secs(2);
         let guardian = loop {
             // The program itself has the lock until it has become the command.
             let command = fs::read_to_string(format!("/proc/{}/comm", child.id()));
-            let other = pids().into_iter().find(|keeper| keeper.pid != child.id());
+            let other = pids().into_iter().find(|process| process.pid != child.id());
             if other.is_some() && command.is_ok_and(|name| name == "sleep\n") {
                 break other;
             }

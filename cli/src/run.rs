@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs, io, process, str};
 
-use session_lock::{Error, Holder, Keeper, SessionLock, State};
+use session_lock::{Error, Holder, LockOptions, Process, SessionLock, State};
 
 use crate::cli::RunArgs;
 use crate::status::Status;
@@ -47,7 +47,16 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
     let began = Instant::now();
     let (dir, session) = (args.dir.dir.as_deref(), args.session.as_os_str());
     let command = args.command.join(OsStr::new(" "));
-    let wait = |timeout| SessionLock::wait_as(&command, dir, session, timeout, None);
+    let mut options = LockOptions::new().command(command);
+    if let Some(dir) = dir {
+        options = options.directory(dir);
+    }
+    let wait = |timeout: Option<Duration>| {
+        let options = options.clone();
+        timeout
+            .map_or_else(|| options.clone().wait(), |timeout| options.clone().timeout(timeout))
+            .acquire(session)
+    };
     let holder = match wait(Some(Duration::ZERO)) {
         Err(Error::TimedOut { .. }) => {
             session_lock::holder(dir, session).map_err(|e| show::failed(&e))?
@@ -115,9 +124,9 @@ fn has_ended(holder: &Holder) -> bool {
 /// Whether those that keep the lock may be its guardian: they are, or have just ended, or cannot be
 /// seen.
 fn has_guardian(dir: Option<&Path>, session: &OsStr) -> bool {
-    let keepers = session_lock::keepers(dir, session).unwrap_or_default();
-    let is_guardian = |keeper: &Keeper| keeper.command.as_bytes().starts_with(b"session-lock");
-    keepers.is_empty() || keepers.iter().any(is_guardian)
+    let processes = session_lock::processes(dir, session).unwrap_or_default();
+    let is_guardian = |process: &Process| process.command.as_bytes().starts_with(b"session-lock");
+    processes.is_empty() || processes.iter().any(is_guardian)
 }
 
 /// Whether the lock is held by a process that this one descends from, or is itself: it would wait for
@@ -127,8 +136,8 @@ fn is_held_by_an_ancestor(dir: Option<&Path>, session: &OsStr, holder: &Holder) 
     if !holder.orphaned {
         return holder.pid.is_some_and(|pid| ancestors.contains(&pid));
     }
-    let keepers = session_lock::keepers(dir, session).unwrap_or_default();
-    keepers.iter().any(|keeper| ancestors.contains(&keeper.pid))
+    let processes = session_lock::processes(dir, session).unwrap_or_default();
+    processes.iter().any(|process| ancestors.contains(&process.pid))
 }
 
 /// This process, its parent, and so on, as far as `/proc` tells.

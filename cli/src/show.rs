@@ -109,8 +109,8 @@ pub fn describe(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> String 
 
 /// "4242 (tmux: server), which inherited it from 4100 (gone)"
 fn inherited(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> String {
-    let keepers = session_lock::keepers(dir, session).unwrap_or_default();
-    let who = match keepers.as_slice() {
+    let processes = session_lock::processes(dir, session).unwrap_or_default();
+    let who = match processes.as_slice() {
         [] => "a process that cannot be seen from here".to_owned(),
         [one] => process(one.pid, &one.command),
         [first, others @ ..] => {

@@ -92,7 +92,7 @@ fn asking_locks_nothing_and_creates_and_changes_nothing() {
     let mut player = Player::start_under(&strace, &locks);
     let pid = std::process::id();
     assert_eq!(player.tell("ask s"), format!("Held {pid} confirmed labelled"));
-    assert_eq!(player.tell("keepers s"), format!("[{pid}]"));
+    assert_eq!(player.tell("processes s"), format!("[{pid}]"));
     assert_eq!(player.tell("ask never"), "Free confirmed");
     assert_eq!(player.tell("list s"), format!("Held {pid} confirmed labelled"));
     player.0.finish();

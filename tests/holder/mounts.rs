@@ -8,7 +8,7 @@ use std::process::{self, Command};
 
 use session_lock::SessionLock;
 
-use crate::player::{Player, ask, ask_both, pids_of_keepers};
+use crate::player::{Player, ask, ask_both, pids_of_processes};
 use crate::support::{Actor, Stage, have, is_root, scratch, until};
 
 /// Runs one of the functions below in a mount namespace.
@@ -130,7 +130,7 @@ fn whole_story(dir: &Path) {
         let child = player.pid_of("child s");
         player.0.kill();
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
-        assert_eq!(pids_of_keepers(dir, "s"), [child]);
+        assert_eq!(pids_of_processes(dir, "s"), [child]);
         drop(player);
         until("the child's end", || ask(dir, "s") == "Free confirmed");
     }
@@ -162,7 +162,7 @@ fn told_apart(one: &Path, two: &Path) {
         player_one.0.kill();
         let orphaned = format!("Held {pid_one} orphaned confirmed{label}");
         assert_eq!((ask_both(one, "s"), ask_both(two, "s")), (orphaned, held_two.clone()));
-        assert_eq!(pids_of_keepers(one, "s"), [child]);
+        assert_eq!(pids_of_processes(one, "s"), [child]);
         drop(player_one);
         until("the child's end", || ask(one, "s") == free);
         assert_eq!((ask_both(one, "s").as_str(), ask_both(two, "s")), (free, held_two));

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::{process, ptr, thread};
 
-use session_lock::{Holder, SessionLock, holder, keepers, list};
+use session_lock::{Holder, SessionLock, holder, list, processes};
 
 use crate::support::{Actor, Stage};
 
@@ -44,9 +44,9 @@ pub fn ask_both(dir: &Path, session: &str) -> String {
     words(&asked)
 }
 
-pub fn pids_of_keepers(dir: &Path, session: &str) -> Vec<u32> {
+pub fn pids_of_processes(dir: &Path, session: &str) -> Vec<u32> {
     let mut pids: Vec<u32> =
-        keepers(Some(dir), session).unwrap().iter().map(|keeper| keeper.pid).collect();
+        processes(Some(dir), session).unwrap().iter().map(|process| process.pid).collect();
     pids.sort_unstable();
     pids
 }
@@ -103,7 +103,7 @@ pub fn play(stage: &mut Stage) {
             "child" => bare_child().to_string(),
             "ask" => ask(dir, session),
             "list" => ask_both(dir, session),
-            "keepers" => format!("{:?}", pids_of_keepers(dir, session)),
+            "processes" => format!("{:?}", pids_of_processes(dir, session)),
             "become" => become_user(session.parse().unwrap()),
             _ => unreachable!("no such command: {command}"),
         };

@@ -11,7 +11,7 @@ use std::thread;
 
 use session_lock::{Error, SessionLock, State, holder, list};
 
-use crate::player::{Life, Player, Reborn, ask, ask_both, flock, open, pids_of_keepers, stat_of};
+use crate::player::{Life, Player, Reborn, ask, ask_both, flock, open, pids_of_processes, stat_of};
 use crate::support::{have, inode, is_root, scratch, until, until_blocked};
 
 fn own_pid() -> u32 {
@@ -46,10 +46,10 @@ fn held_by_this_process_and_released() {
     let held = format!("Held {} confirmed labelled", own_pid());
     assert_eq!(ask_both(dir, "s"), held);
     assert_eq!(thread::scope(|scope| scope.spawn(|| ask(dir, "s")).join().unwrap()), held);
-    assert_eq!(pids_of_keepers(dir, "s"), [own_pid()]);
+    assert_eq!(pids_of_processes(dir, "s"), [own_pid()]);
     lock.release().unwrap();
     assert_eq!(ask_both(dir, "s"), "Free confirmed");
-    assert_eq!(pids_of_keepers(dir, "s"), [0; 0]);
+    assert_eq!(pids_of_processes(dir, "s"), [0; 0]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn flock_1_is_named_and_so_is_the_shell_that_it_locked_for() {
     let mut shell = start("exec 9>\"$1\"; flock -n 9; echo ok; read line");
     let holder = holder(Some(dir), "s").unwrap();
     assert!(holder.orphaned && holder.confirmed && holder.pid != Some(shell.id()), "{holder:?}");
-    assert_eq!(pids_of_keepers(dir, "s"), [shell.id()]);
+    assert_eq!(pids_of_processes(dir, "s"), [shell.id()]);
     drop(shell.stdin.take());
     shell.wait().unwrap();
     assert_eq!(ask(dir, "s"), "Free confirmed");
@@ -166,13 +166,13 @@ fn one_of_several_that_share_a_lock_is_named() {
     let child = dead.pid_of("child s");
     dead.0.kill();
     assert_eq!(ask_both(dir, "s"), format!("Held {left} confirmed"));
-    let mut keepers = [left, child];
-    keepers.sort_unstable();
-    assert_eq!(pids_of_keepers(dir, "s"), keepers);
+    let mut pids = [left, child];
+    pids.sort_unstable();
+    assert_eq!(pids_of_processes(dir, "s"), pids);
 }
 
 #[test]
-fn a_lock_whose_taker_is_dead_is_orphaned_and_its_keeper_is_named() {
+fn a_lock_whose_taker_is_dead_is_orphaned_and_who_has_it_is_named() {
     let dir = scratch();
     let dir = dir.path();
     for (take, label) in [("acquire s", " labelled"), ("flock s", "")] {
@@ -190,7 +190,7 @@ fn a_lock_whose_taker_is_dead_is_orphaned_and_its_keeper_is_named() {
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
         player.0.kill();
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
-        assert_eq!(pids_of_keepers(dir, "s"), [child]);
+        assert_eq!(pids_of_processes(dir, "s"), [child]);
         drop(player);
         until("the child's end", || ask(dir, "s") == "Free confirmed");
     }
@@ -204,7 +204,7 @@ fn a_process_whose_first_thread_has_ended_is_alive() {
     let pid = player.pid_of("flock-in-thread-and-end-the-first-one s");
     until("a zombie thread", || stat_of(pid).contains(") Z "));
     assert_eq!(ask_both(dir, "s"), format!("Held {pid} confirmed"));
-    assert_eq!(pids_of_keepers(dir, "s"), [pid]);
+    assert_eq!(pids_of_processes(dir, "s"), [pid]);
 }
 
 /// Kills the player and starts another process with its number.
@@ -245,7 +245,7 @@ fn a_pid_that_is_another_process_now_is_not_taken_for_the_holder() {
         });
         let (_reborn, _player, pid, child) = reborn.unwrap();
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
-        assert_eq!(pids_of_keepers(dir, "s"), [child]);
+        assert_eq!(pids_of_processes(dir, "s"), [child]);
     }
 
     // The new process has the lock: the label is not its own.
@@ -277,7 +277,7 @@ fn where_the_label_cannot_be_read_the_kernels_answer_stands_alone() {
     assert_eq!(stranger.tell("ask s"), format!("Held {pid} confirmed labelled"));
     fs::set_permissions(lock_file(dir), fs::Permissions::from_mode(0o000)).unwrap();
     assert_eq!(stranger.tell("ask s"), format!("Held {pid} confirmed"));
-    assert_eq!(stranger.tell("keepers s"), "[]");
+    assert_eq!(stranger.tell("processes s"), "[]");
     player.tell("release s");
     assert_eq!(stranger.tell("ask s"), "Free confirmed");
     // A foreign holder whose descriptors cannot be looked at is believed to have it.

@@ -661,6 +661,7 @@ const NAMES: &[(i64, &str, &[c_int])] = &[
     (SYS_statx, "statx", &[ENOENT, ENOTDIR, EACCES, EIO, ENOMEM, ENOSYS, EINVAL, EBADF]),
     (SYS_statfs, "statfs", &[EACCES, EIO, ENOENT, ENOSYS, EINTR]),
     (SYS_lseek, "lseek", &[EBADF, ESPIPE, EINVAL, EOVERFLOW]),
+    (SYS_pread64, "pread64", &[EIO, EINTR, EAGAIN, EBADF, EISDIR, ESPIPE]),
     (
         SYS_pwrite64,
         "pwrite64",
@@ -679,7 +680,8 @@ const NAMES: &[(i64, &str, &[c_int])] = &[
     // Only in debug builds: the standard library looks whether a descriptor is open before it
     // closes it, and ends the program for EBADF.
     (SYS_fcntl, "fcntl", &[EINVAL]),
-    (SYS_getrlimit, "getrlimit", &[EPERM, EINVAL, ENOSYS]),
+    // glibc's getrlimit(3).
+    (SYS_prlimit64, "prlimit64", &[EPERM, EINVAL, ENOSYS]),
     // Not ENOSYS: the standard library then opens /dev/urandom, and keeps it for good.
     (SYS_getrandom, "getrandom", &[EINTR, EAGAIN]),
     (SYS_getgroups, "getgroups", &[EINVAL]),

@@ -130,7 +130,7 @@ fn the_guardian_is_out_of_everybodys_way() {
     holding.finish();
     until("the guardian has ended", || !is_alive(guardian));
     place.until_free("s");
-    assert_eq!(fs::read_to_string(place.lock_file("s")).unwrap().trim_end(), "0");
+    assert_eq!(place.holder_in_label("s"), "0");
 }
 
 #[test]

@@ -42,6 +42,12 @@ impl Place {
         self.path().join(format!("{session}.lock"))
     }
 
+    /// The first line of the lock file.
+    fn holder_in_label(&self, session: &str) -> String {
+        let label = fs::read_to_string(self.lock_file(session)).unwrap();
+        label.lines().next().unwrap_or_default().to_owned()
+    }
+
     /// A command that finds `session-lock` in its PATH, and its locks here.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);

@@ -113,9 +113,9 @@ fn an_orphaned_lock_names_both_processes() {
     let output = place.run(script);
     let (out, err) =
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    let keeper = out.lines().next().unwrap();
+    let process = out.lines().next().unwrap();
     let expected =
-        format!("{keeper} (sh -c echo $$ >up; read line <end), which inherited it from ");
+        format!("{process} (sh -c echo $$ >up; read line <end), which inherited it from ");
     assert!(out.contains(&expected), "{out}");
     assert!(err.contains(&format!("'s' is held by {expected}")), "{err}");
     assert!(err.contains(" (gone); -w waits for it\n"), "{err}");

@@ -1,21 +1,21 @@
-//! From a session's name to its lock file and back; the directory, and whether to trust it.
+//! The lock file: where it is, whether to trust its directory, how it is opened, whether it is still at
+//! its path.
 
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::env;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::sys::{self, Stat};
-use crate::table::Descriptor;
-
-const SUFFIX: &[u8] = b".lock";
-const NAME_MAX: usize = 255;
+use crate::registry::Descriptor;
+use crate::session_name::file_name;
+use crate::sys::{self, FileId, Stat};
 
 /// Where a session's lock is.
 pub(crate) struct LockFile {
@@ -61,74 +61,39 @@ fn named_directory(dir: Option<&Path>) -> Result<Option<Cow<'_, Path>>, Error> {
             Err(Error::InvalidArgument("the directory's name contains a NUL byte"))
         }
         Some(dir) => Ok(Some(Cow::Borrowed(dir))),
-        None => Ok(sys::secure_variable(c"SESSION_LOCK_DIR")
+        None if sys::is_secure() => Ok(None),
+        None => Ok(env::var_os("SESSION_LOCK_DIR")
             .filter(|dir| !dir.is_empty())
             .map(|dir| Cow::Owned(PathBuf::from(dir)))),
     }
 }
 
 fn default_directory() -> PathBuf {
-    PathBuf::from(format!("/tmp/session-lock-{}", sys::effective_uid()))
-}
-
-fn file_name(session: &[u8]) -> Result<Vec<u8>, Error> {
-    if session.is_empty() {
-        return Err(Error::InvalidArgument("the session's name is empty"));
-    }
-    if session.contains(&0) {
-        return Err(Error::InvalidArgument("the session's name contains a NUL byte"));
-    }
-    let mut name = Vec::with_capacity(session.len() + SUFFIX.len());
-    for (position, &byte) in session.iter().enumerate() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => name.push(byte),
-            b'.' if position > 0 => name.push(byte),
-            _ => push_percent(&mut name, byte),
-        }
-    }
-    name.extend_from_slice(SUFFIX);
-    if name.len() > NAME_MAX {
-        return Err(Error::NameTooLong { length: name.len() });
-    }
-    Ok(name)
-}
-
-/// The session that a file in the directory belongs to; `None` for a name that none would have.
-pub(crate) fn session(file_name: &OsStr) -> Option<OsString> {
-    let encoded = file_name.as_bytes().strip_suffix(SUFFIX)?;
-    let session = percent_decode(encoded)?;
-    // Two spellings of one session (`%41` is `A`) would be two files: only one of them is ours.
-    let ours = self::file_name(&session).is_ok_and(|name| name == file_name.as_bytes());
-    ours.then(|| OsString::from_vec(session))
-}
-
-pub(crate) fn push_percent(to: &mut Vec<u8>, byte: u8) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    to.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-}
-
-pub(crate) fn percent_decode(encoded: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(encoded.len());
-    let mut rest = encoded.iter();
-    while let Some(&byte) = rest.next() {
-        if byte == b'%' {
-            let mut digit = || char::from(*rest.next()?).to_digit(16);
-            let value = digit()? * 16 + digit()?;
-            bytes.push(u8::try_from(value).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    Some(bytes)
+    PathBuf::from(format!("/tmp/session-lock-{}", sys::geteuid()))
 }
 
 pub(crate) fn to_path(path: &CStr) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(path.to_bytes()))
+    as_path(path).to_path_buf()
 }
 
-fn c_string(path: impl Into<Vec<u8>>) -> CString {
-    // The names that came from outside were searched for NUL bytes, and no other source has any.
-    CString::new(path).unwrap_or_default()
+pub(crate) fn as_path(path: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(path.to_bytes()))
+}
+
+/// A path that has been searched for NUL bytes, or came from the kernel.
+pub(crate) fn to_c_string(path: impl Into<Vec<u8>>) -> CString {
+    CString::new(path).expect("a path has no NUL byte")
+}
+
+/// Whether `path` names the file `id`.
+pub(crate) fn is_at_path(path: &CStr, id: FileId) -> io::Result<bool> {
+    match sys::lstat(path) {
+        Ok(stat) => Ok(stat.id == id),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl LockFile {
@@ -150,7 +115,7 @@ impl LockFile {
             path.push(b'/');
         }
         path.extend_from_slice(&file_name);
-        Ok(LockFile { dir: c_string(dir), default, path: c_string(path) })
+        Ok(LockFile { dir: to_c_string(dir), default, path: to_c_string(path) })
     }
 
     pub fn path(&self) -> PathBuf {
@@ -175,6 +140,7 @@ impl LockFile {
         let dir = self.trusted_directory()?;
         let Some((descriptor, writable)) = self.open_any(&dir)? else { return Ok(None) };
         let stat = sys::fstat(descriptor.fd()).map_err(|error| self.failed("fstat", error))?;
+        descriptor.set_file(stat.id);
         if !stat.is_file() {
             return Err(self.untrusted(&self.path, "not a regular file"));
         }
@@ -192,7 +158,7 @@ impl LockFile {
         let mut result = open(libc::O_RDWR, 0).map(|descriptor| (descriptor, true));
         if errno(&result) == Some(libc::ENOENT) {
             let create = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-            let ours_alone = dir.uid == sys::effective_uid() && dir.mode & 0o022 == 0;
+            let ours_alone = dir.uid == sys::geteuid() && dir.mode & 0o022 == 0;
             let mode = if ours_alone { 0o600 } else { 0o666 };
             result = open(create, mode).map(|descriptor| (descriptor, true));
             match errno(&result) {
@@ -240,7 +206,7 @@ impl LockFile {
             return Err(failed("stat", io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
         if self.default {
-            if found.uid != sys::effective_uid() {
+            if found.uid != sys::geteuid() {
                 return Err(self.untrusted(&self.dir, "it belongs to another user"));
             }
             if found.mode & 0o077 != 0 {
@@ -263,61 +229,4 @@ impl LockFile {
 
 fn errno<T>(result: &io::Result<T>) -> Option<i32> {
     result.as_ref().err().and_then(io::Error::raw_os_error)
-}
-
-/// What must hold of any bytes, as a file's name and as a session.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn assert_one_file_for_one_session(name: &OsStr) {
-    // No file belongs to two sessions.
-    if let Some(session) = session(name) {
-        assert_eq!(file_name(session.as_bytes()).ok().as_deref(), Some(name.as_bytes()));
-    }
-    // No session has two files, and each can be told from its file.
-    if let Ok(file) = file_name(name.as_bytes()) {
-        let fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.%".contains(byte);
-        assert!(file.iter().all(fit) && file[0] != b'.' && file.len() <= NAME_MAX);
-        assert_eq!(session(OsStr::from_bytes(&file)).as_deref(), Some(name));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Random;
-
-    #[test]
-    fn names_are_encoded_as_documented() {
-        let encoded = |session: &[u8]| String::from_utf8(file_name(session).unwrap()).unwrap();
-        assert_eq!(encoded(b"nightly-build_2.0"), "nightly-build_2.0.lock");
-        assert_eq!(encoded(b"a/b"), "a%2Fb.lock");
-        assert_eq!(encoded(b".."), "%2E..lock");
-        assert_eq!(encoded("\u{e9}\n%".as_bytes()), "%C3%A9%0A%25.lock");
-        assert_eq!(encoded(&[b'a'; 250]).len(), NAME_MAX);
-        assert!(matches!(file_name(&[b'a'; 251]), Err(Error::NameTooLong { length: 256 })));
-        assert!(matches!(file_name(b""), Err(Error::InvalidArgument(_))));
-        assert!(matches!(file_name(b"a\0"), Err(Error::InvalidArgument(_))));
-    }
-
-    #[test]
-    fn files_of_no_session_are_left_out() {
-        for name in
-            ["a", ".lock", "%41.lock", "a%2f.lock", "a%2.lock", "a%.lock", ".a.lock", "%00.lock"]
-        {
-            assert_eq!(session(OsStr::new(name)), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn one_file_for_one_session() {
-        let mut random = Random::new(3);
-        for byte in 1..=u8::MAX {
-            assert_one_file_for_one_session(OsStr::from_bytes(&[byte]));
-            assert_one_file_for_one_session(OsStr::from_bytes(&[b'a', byte]));
-        }
-        for _ in 0..20_000 {
-            assert_one_file_for_one_session(OsStr::from_bytes(&random.bytes(100)));
-            let name = random.changed(b"nightly%2Fbuild.1%41.lock");
-            assert_one_file_for_one_session(OsStr::from_bytes(&name));
-        }
-    }
 }

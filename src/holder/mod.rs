@@ -36,16 +36,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::mem;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::label::{self, Label};
-use crate::name::{self, LockFile};
-use crate::procfs::{self, Life, Process};
+use crate::lock_file::{self, LockFile, to_c_string};
+use crate::procfs::{self, ProcId, ProcStat};
+use crate::session_name;
 use crate::sys::{self, FileId, Stat};
 
 /// Whether a session is locked.
@@ -69,7 +71,7 @@ pub struct Holder {
     /// Who took the lock, as seen from the caller's PID namespace; `None` if not visible there.
     pub pid: Option<u32>,
     /// The process that took the lock is dead, and one that it started still holds it: see
-    /// [`keepers`].
+    /// [`processes`].
     pub orphaned: bool,
     /// The kernel's lock table says so; otherwise only the label in the file does.
     pub confirmed: bool,
@@ -95,7 +97,7 @@ pub struct Session {
 /// A process that has a descriptor of the lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Keeper {
+pub struct Process {
     /// Its PID, as seen in `/proc`.
     pub pid: u32,
     /// Its command line; empty if unknown.
@@ -125,11 +127,11 @@ pub struct Keeper {
 pub fn holder(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Holder, Error> {
     let file = LockFile::new(dir, session.as_ref())?;
     let Some(stat) = look(&file)? else {
-        let confirmed = View::new(Place::of(file.dir())).sees_everybody;
+        let confirmed = Snapshot::new(Filesystem::of(file.dir())).sees_everybody;
         return Ok(Holder { state: State::Free, confirmed, ..Holder::default() });
     };
-    let place = Place::of(&file.path);
-    Ok(judge(place, &[(file.path, stat)]).pop().unwrap_or_default())
+    let filesystem = Filesystem::of(&file.path);
+    Ok(holder_of(filesystem, &[(file.path, stat)]).pop().unwrap_or_default())
 }
 
 /// Every session that has a lock file in the directory (`dir` as in [`holder()`]): held ones first,
@@ -139,7 +141,7 @@ pub fn holder(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Holder, 
 ///
 /// [`Error::Os`] if the directory cannot be read, [`Error::InvalidArgument`].
 pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
-    let dir = name::directory(dir)?;
+    let dir = lock_file::directory(dir)?;
     let failed = |call, source| Error::Os { path: dir.clone(), call, source };
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
@@ -149,8 +151,8 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
     let (mut names, mut files) = (Vec::new(), Vec::new());
     for entry in entries {
         let entry = entry.map_err(|error| failed("getdents64", error))?;
-        let Some(name) = name::session(&entry.file_name()) else { continue };
-        let path = CString::new(entry.path().into_os_string().into_vec()).unwrap_or_default();
+        let Some(name) = session_name::session(&entry.file_name()) else { continue };
+        let path = to_c_string(entry.path().into_os_string().into_vec());
         match sys::lstat(&path) {
             Ok(stat) if stat.is_file() => {
                 names.push(name);
@@ -159,8 +161,8 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
             _ => {}
         }
     }
-    let place = Place::of(&CString::new(dir.as_os_str().as_bytes()).unwrap_or_default());
-    let holders = judge(place, &files);
+    let filesystem = Filesystem::of(&to_c_string(dir.as_os_str().as_bytes()));
+    let holders = holder_of(filesystem, &files);
     let session = |(name, holder)| Session { name, holder };
     let mut sessions: Vec<Session> = names.into_iter().zip(holders).map(session).collect();
     sessions.sort_by(|a, b| (a.holder.state, &a.name).cmp(&(b.holder.state, &b.name)));
@@ -173,12 +175,12 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
 /// # Errors
 ///
 /// As [`holder()`].
-pub fn keepers(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Vec<Keeper>, Error> {
+pub fn processes(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Vec<Process>, Error> {
     let file = LockFile::new(dir, session.as_ref())?;
     let Some(stat) = look(&file)? else { return Ok(Vec::new()) };
-    let (pids, _) = View::new(Place::of(&file.path)).keepers(stat.id);
-    let command = |pid| procfs::command(Process::Pid(pid)).unwrap_or_default();
-    Ok(pids.into_iter().map(|pid| Keeper { pid, command: text(&command(pid)) }).collect())
+    let (pids, _) = Snapshot::new(Filesystem::of(&file.path)).processes(stat.id);
+    let command = |pid| procfs::command(ProcId::Pid(pid)).unwrap_or_default();
+    Ok(pids.into_iter().map(|pid| Process { pid, command: text(&command(pid)) }).collect())
 }
 
 /// The lock file, if there is one.
@@ -192,18 +194,18 @@ fn look(file: &LockFile) -> Result<Option<Stat>, Error> {
 }
 
 /// Who holds each of the files, by one reading of the table for all.
-fn judge(place: Place, files: &[(CString, Stat)]) -> Vec<Holder> {
-    let mut view = View::new(place);
+fn holder_of(filesystem: Filesystem, files: &[(CString, Stat)]) -> Vec<Holder> {
+    let mut snapshot = Snapshot::new(filesystem);
     let mut holders: Vec<Holder> =
-        files.iter().map(|(path, stat)| view.judge(path, stat)).collect();
+        files.iter().map(|(path, stat)| snapshot.holder_of(path, stat)).collect();
     // A process that died after the table was read looks like one whose lock lives on. What a table
     // says that was read after the death is so.
     let mut doubtful: Vec<usize> = (0..files.len()).filter(|&n| holders[n].orphaned).collect();
     while !doubtful.is_empty() {
-        let mut view = View::new(place);
+        let mut snapshot = Snapshot::new(filesystem);
         doubtful.retain(|&n| {
             let (path, stat) = &files[n];
-            let before = mem::replace(&mut holders[n], view.judge(path, stat));
+            let before = mem::replace(&mut holders[n], snapshot.holder_of(path, stat));
             holders[n].orphaned && holders[n] != before
         });
     }
@@ -218,15 +220,15 @@ fn text(bytes: &[u8]) -> OsString {
 
 /// How the kernel's table names the files of a filesystem.
 #[derive(Clone, Copy)]
-struct Place {
+struct Filesystem {
     /// The table's device, where it is not the one that `stat` gives.
     device: Option<u64>,
     /// The local kernel keeps all locks on it.
     local: bool,
 }
 
-impl Place {
-    fn of(path: &CStr) -> Place {
+impl Filesystem {
+    fn of(path: &CStr) -> Filesystem {
         const EXT: u32 = 0xEF53;
         const XFS: u32 = 0x5846_5342;
         const TMPFS: u32 = 0x0102_1994;
@@ -249,17 +251,17 @@ impl Place {
             0xE0F5_E1E2,
             0x9660,
         ];
-        let kind = sys::filesystem_type(path).unwrap_or(0);
+        let kind = sys::statfs_type(path).unwrap_or(0);
         // A stat on btrfs and overlayfs gives a device of its own for each subvolume or layer; the
         // table has the mount's. For the three most common ones there is nothing to look up.
         let device = match kind {
             EXT | XFS | TMPFS => None,
-            _ => sys::mount_id(path).and_then(procfs::mount_device).ok().flatten(),
+            _ => sys::statx_mount_id(path).and_then(procfs::mount_device).ok().flatten(),
         };
         // Without such a list a filesystem that is new, or kept by another host, would count as
         // local: the answer "free" must not come from not knowing it.
         let local = matches!(kind, EXT | XFS | TMPFS) || OTHER_LOCAL.contains(&kind);
-        Place { device, local }
+        Filesystem { device, local }
     }
 
     fn in_table(&self, file: FileId) -> FileId {
@@ -271,8 +273,7 @@ fn read_label(path: &CStr, stat: &Stat) -> Label {
     if !stat.is_file() {
         return Label::Unreadable;
     }
-    sys::open(path, libc::O_RDONLY, 0)
-        .map_or(Label::Unreadable, |file| Label::read(File::from(file)))
+    sys::open(path, libc::O_RDONLY, 0).map_or(Label::Unreadable, |file| Label::read(file.as_fd()))
 }
 
 // ------------------------------------------------------------------------------- what we can see
@@ -280,8 +281,8 @@ fn read_label(path: &CStr, stat: &Stat) -> Label {
 type OpenFiles = BTreeMap<FileId, Vec<PathBuf>>;
 
 /// What this process can see of the others, at one moment.
-struct View {
-    place: Place,
+struct Snapshot {
+    filesystem: Filesystem,
     /// Who took each lock, numbered as in the mounted `/proc`.
     takers: BTreeMap<FileId, Vec<u32>>,
     sees_everybody: bool,
@@ -290,36 +291,36 @@ struct View {
     /// `/proc` is mounted for that namespace: its numbers are ours.
     own_proc: bool,
     /// The processes that were looked at, and the files that they have open (`None`: not shown).
-    lives: BTreeMap<u32, Option<Life>>,
+    stats: BTreeMap<u32, Option<ProcStat>>,
     open_files: BTreeMap<u32, Option<OpenFiles>>,
     boot: Option<String>,
 }
 
-impl View {
-    fn new(place: Place) -> View {
+impl Snapshot {
+    fn new(filesystem: Filesystem) -> Snapshot {
         let table = procfs::locks();
-        let pidns = procfs::pid_namespace(Process::Me).unwrap_or(0);
-        let own_proc = procfs::own_number() == Some(sys::process_id());
+        let pidns = procfs::pid_namespace(ProcId::Me).unwrap_or(0);
+        let own_proc = procfs::own_number() == Some(sys::getpid());
         let initial = pidns == procfs::INITIAL_PID_NAMESPACE && own_proc;
-        let sees_everybody = table.is_ok() && initial && place.local;
+        let sees_everybody = table.is_ok() && initial && filesystem.local;
         let mut takers: BTreeMap<FileId, Vec<u32>> = BTreeMap::new();
         for lock in table.unwrap_or_default() {
             takers.entry(lock.file).or_default().push(lock.pid);
         }
-        View {
-            place,
+        Snapshot {
+            filesystem,
             takers,
             sees_everybody,
             pidns,
             own_proc,
-            lives: BTreeMap::new(),
+            stats: BTreeMap::new(),
             open_files: BTreeMap::new(),
             boot: None,
         }
     }
 
-    fn judge(&mut self, path: &CStr, stat: &Stat) -> Holder {
-        let in_table = self.place.in_table(stat.id);
+    fn holder_of(&mut self, path: &CStr, stat: &Stat) -> Holder {
+        let in_table = self.filesystem.in_table(stat.id);
         let mut takers = self.takers.get(&in_table).cloned().unwrap_or_default();
         let mut sees_everybody = self.sees_everybody;
         if in_table != stat.id && !takers.is_empty() {
@@ -341,17 +342,17 @@ impl View {
             *takers = own;
             return true;
         }
-        let (keepers, complete) = self.keepers(file);
-        if keepers.is_empty() {
+        let (processes, complete) = self.processes(file);
+        if processes.is_empty() {
             takers.clear();
         }
         complete
     }
 
     /// The processes that have a descriptor of the file's lock, and whether all could be looked at.
-    fn keepers(&mut self, file: FileId) -> (Vec<u32>, bool) {
+    fn processes(&mut self, file: FileId) -> (Vec<u32>, bool) {
         // With `hidepid` nothing is shown of the first process, either.
-        let mut complete = self.life(1).is_some();
+        let mut complete = self.stat(1).is_some();
         let mut pids = procfs::processes();
         pids.retain(|&pid| {
             let locked = self.has_locked(pid, file);
@@ -408,15 +409,15 @@ impl View {
             holder.describe(label);
         } else {
             if alive {
-                holder.command = text(&procfs::command(Process::Pid(pid)).unwrap_or_default());
+                holder.command = text(&procfs::command(ProcId::Pid(pid)).unwrap_or_default());
             }
-            holder.host = text(&sys::host_name());
+            holder.host = text(&sys::gethostname());
         }
         holder
     }
 
     fn is_alive(&mut self, pid: u32) -> bool {
-        match self.life(pid) {
+        match self.stat(pid) {
             Some(life) => !life.zombie,
             // With `hidepid` a living process is not in `/proc`.
             None => self.own_proc && sys::process_exists(pid),
@@ -430,14 +431,14 @@ impl View {
 
     /// Whether the label's start time is that of the process; believed where it cannot be seen.
     fn is_start_of(&mut self, label: &label::Holder, pid: u32) -> bool {
-        self.life(pid).is_none_or(|life| life.start == label.start)
+        self.stat(pid).is_none_or(|life| life.start == label.start)
     }
 
     /// The table names nobody and does not see everybody.
     fn by_label(&mut self, label: &Label) -> Holder {
         let mut holder = Holder::default();
         match label {
-            Label::Cleared => holder.state = State::Free,
+            Label::Cleared(_) => holder.state = State::Free,
             Label::Unreadable => {}
             Label::Holder(label) => {
                 holder.describe(label);
@@ -457,7 +458,7 @@ impl View {
         self.own_proc
             && label.pidns == self.pidns
             && self.is_this_boot(label)
-            && self.life(label.pid).is_some_and(|life| !life.zombie && life.start == label.start)
+            && self.stat(label.pid).is_some_and(|life| !life.zombie && life.start == label.start)
     }
 
     /// Whether the label was written by a process with the number `pid` (perhaps an earlier one).
@@ -468,7 +469,7 @@ impl View {
         if self.own_proc && label.pidns == self.pidns {
             return label.pid == pid;
         }
-        let process = Process::Pid(pid);
+        let process = ProcId::Pid(pid);
         procfs::pid_namespace(process).is_ok_and(|pidns| pidns == label.pidns)
             && procfs::innermost_pid(process) == Some(label.pid)
     }
@@ -478,8 +479,8 @@ impl View {
         !boot.is_empty() && *boot == label.boot
     }
 
-    fn life(&mut self, pid: u32) -> Option<Life> {
-        *self.lives.entry(pid).or_insert_with(|| procfs::life(Process::Pid(pid)).ok())
+    fn stat(&mut self, pid: u32) -> Option<ProcStat> {
+        *self.stats.entry(pid).or_insert_with(|| procfs::stat(ProcId::Pid(pid)).ok())
     }
 
     /// A number of the mounted `/proc` as this process would see it.
@@ -487,7 +488,7 @@ impl View {
         if self.own_proc {
             return Some(pid);
         }
-        let process = Process::Pid(pid);
+        let process = ProcId::Pid(pid);
         let here = procfs::pid_namespace(process).is_ok_and(|pidns| pidns == self.pidns);
         if here { procfs::innermost_pid(process) } else { None }
     }

@@ -1,0 +1,260 @@
+//! Threads that can be cancelled, and what belongs to one: its signal mask, a slot with a destructor,
+//! an initialisation that runs once. The standard library has none of these, or not across `fork`.
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::{check_code, timespec};
+
+/// The entry function of a thread that may be cancelled: the cancellation unwinds its frame.
+pub(crate) type Entry = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
+
+// Not in libc, or there only for an entry function that must not be unwound.
+unsafe extern "C" {
+    fn pthread_create(
+        thread: *mut libc::pthread_t,
+        attributes: *const libc::pthread_attr_t,
+        entry: Entry,
+        argument: *mut c_void,
+    ) -> c_int;
+    fn pthread_clockjoin_np(
+        thread: libc::pthread_t,
+        value: *mut *mut c_void,
+        clock: libc::clockid_t,
+        deadline: *const libc::timespec,
+    ) -> c_int;
+}
+
+/// What a thread calls that may be unwound by its asynchronous cancellation. Declared as functions
+/// that do not unwind, and they do not: the cancellation comes as a signal, between two instructions.
+/// With `"C-unwind"` the compiler would add a way out of these calls, and under `panic = "abort"` that
+/// way aborts the process.
+pub(crate) mod nounwind {
+    use std::ffi::c_int;
+
+    pub(crate) const PTHREAD_CANCEL_DISABLE: c_int = 1;
+    pub(crate) const PTHREAD_CANCEL_ASYNCHRONOUS: c_int = 1;
+
+    unsafe extern "C" {
+        pub(crate) fn flock(fd: c_int, operation: c_int) -> c_int;
+        pub(crate) fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
+        pub(crate) fn pthread_setcanceltype(kind: c_int, old: *mut c_int) -> c_int;
+    }
+}
+use nounwind::{PTHREAD_CANCEL_DISABLE, pthread_setcancelstate};
+
+/// While it lives, every signal is blocked in the calling thread, but for the time of a
+/// [`ppoll`](super::ppoll).
+pub(crate) struct BlockedSignals {
+    before: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    pub fn new() -> io::Result<BlockedSignals> {
+        let mut all = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: the call fills the set that it is given.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        // SAFETY: `all` was filled above; `before` has the size of the set that the call fills.
+        let code =
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+        check_code(code)?;
+        // SAFETY: the call succeeded, so it has filled in the set.
+        Ok(BlockedSignals { before: unsafe { before.assume_init() } })
+    }
+
+    /// The mask that was there before, and comes back.
+    pub fn before(&self) -> &libc::sigset_t {
+        &self.before
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        let before = &raw const self.before;
+        // SAFETY: `before` is a set that the system gave us.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
+    }
+}
+
+/// Enough for a thread that only blocks in `flock`, is unwound and runs one key's destructor.
+const STACK_SIZE: usize = 64 * 1024;
+
+/// [`STACK_SIZE`] and what glibc itself takes from each thread's stack, the thread-local storage of
+/// the whole program among it. (The standard library asks the same function.) `None` if it cannot
+/// be known: then the default size is the safe one.
+fn stack_size() -> Option<usize> {
+    type Minimum = unsafe extern "C" fn(*const libc::pthread_attr_t) -> usize;
+    let name = c"__pthread_get_minstack";
+    // SAFETY: `name` is NUL-terminated.
+    let minimum = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    // SAFETY: null or glibc's function, which has this signature.
+    let minimum = unsafe { mem::transmute::<*mut c_void, Option<Minimum>>(minimum) }?;
+    // SAFETY: the function does not look at its argument.
+    Some(unsafe { minimum(ptr::null()) } + STACK_SIZE)
+}
+
+/// A thread that has neither been joined nor detached.
+pub(crate) struct Thread(libc::pthread_t);
+
+impl Thread {
+    /// Starts a thread, in which every signal is blocked from its first instruction on: it inherits
+    /// that from the caller.
+    ///
+    /// # Safety
+    ///
+    /// `entry` may be called with `argument`, in another thread, until it has ended. If the thread is
+    /// ever [cancelled](Thread::cancel), no frame of it may have a destructor while it allows that.
+    pub unsafe fn spawn(
+        _blocked: &BlockedSignals,
+        entry: Entry,
+        argument: *mut c_void,
+    ) -> io::Result<Thread> {
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: the call initialises the object that it is given.
+        check_code(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
+        if let Some(size) = stack_size() {
+            // SAFETY: the attributes were initialised above. A size that the system does not take
+            // leaves its default.
+            unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), size) };
+        }
+        let mut thread = MaybeUninit::uninit();
+        // SAFETY: `attributes` is initialised; `entry` has the signature that is asked for, and may be
+        // called with `argument`, as the caller promises.
+        let code =
+            unsafe { pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), entry, argument) };
+        // SAFETY: the attributes were initialised above and are not used any more.
+        unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+        check_code(code)?;
+        // SAFETY: the call succeeded, so it has filled in the thread.
+        Ok(Thread(unsafe { thread.assume_init() }))
+    }
+
+    /// Asks the thread to end: it does so where it has allowed that.
+    ///
+    /// # Safety
+    ///
+    /// Where the thread allows it, it holds nothing that being cut off between any two instructions
+    /// could leave half done: no lock, no allocation, no frame with a destructor.
+    pub unsafe fn cancel(&self) {
+        // SAFETY: the thread has been neither joined nor detached, so its number is valid; that it may
+        // be cut off the caller promises.
+        unsafe { libc::pthread_cancel(self.0) };
+    }
+
+    /// Waits for the thread's end.
+    pub fn join(self) {
+        // SAFETY: the thread has been neither joined nor detached, and `self` goes with the call.
+        unsafe { libc::pthread_join(self.0, ptr::null_mut()) };
+    }
+
+    /// Waits for the thread's end, but not for ever: where it has not come within `patience`, the
+    /// thread is detached (it will be gone when it ends) and the answer is false.
+    pub fn join_within(self, patience: Duration) -> bool {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the struct is the one that the call fills.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+        let deadline = Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds) + patience;
+        let deadline = timespec(deadline);
+        // SAFETY: the thread has been neither joined nor detached; the deadline lives through the
+        // call.
+        let code = unsafe {
+            pthread_clockjoin_np(
+                self.0,
+                ptr::null_mut(),
+                libc::CLOCK_MONOTONIC,
+                &raw const deadline,
+            )
+        };
+        if code != 0 {
+            // SAFETY: the join failed, so the thread is still neither joined nor detached.
+            unsafe { libc::pthread_detach(self.0) };
+        }
+        code == 0
+    }
+}
+
+/// While it lives, the calling thread is not cancelled: `pthread_cancel` from the host program
+/// would unwind our frames in the middle of a system call.
+pub(crate) struct NotCancellable(c_int);
+
+impl NotCancellable {
+    pub fn new() -> NotCancellable {
+        let mut before = 0;
+        // SAFETY: the call stores an int where `before` is.
+        unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &raw mut before) };
+        NotCancellable(before)
+    }
+}
+
+impl Drop for NotCancellable {
+    fn drop(&mut self) {
+        // SAFETY: the state is one that the system gave us; a null pointer is allowed.
+        unsafe { pthread_setcancelstate(self.0, ptr::null_mut()) };
+    }
+}
+
+/// A thread-local slot whose destructor runs however a thread ends, by its cancellation too.
+pub(crate) struct ThreadExit {
+    once: Once,
+    key: AtomicU32,
+}
+
+impl ThreadExit {
+    pub const fn new() -> ThreadExit {
+        ThreadExit { once: Once::new(), key: AtomicU32::new(u32::MAX) }
+    }
+
+    /// Makes the slot ready, once; `init` is to call [`ThreadExit::create`].
+    pub fn ready(&self, init: extern "C" fn()) -> io::Result<()> {
+        self.once.call(init);
+        match self.key.load(Ordering::Acquire) {
+            u32::MAX => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn create(&self, destructor: unsafe extern "C" fn(*mut c_void)) {
+        let mut key = 0;
+        // SAFETY: the call stores a key where `key` is.
+        if unsafe { libc::pthread_key_create(&raw mut key, Some(destructor)) } == 0 {
+            self.key.store(key, Ordering::Release);
+        }
+    }
+
+    /// The destructor will be called with `value` when this thread ends.
+    ///
+    /// # Safety
+    ///
+    /// The slot is [ready](ThreadExit::ready), and its destructor may be called with `value` once.
+    pub unsafe fn set(&self, value: *mut c_void) {
+        // SAFETY: the key has been created, and the destructor may be called, as the caller promises.
+        unsafe { libc::pthread_setspecific(self.key.load(Ordering::Acquire), value) };
+    }
+}
+
+/// `pthread_once(3)`. Unlike the standard library's, glibc's knows when a fork has cut an
+/// initialisation off in the middle, and runs it again in the child.
+pub(crate) struct Once(UnsafeCell<libc::pthread_once_t>);
+
+// SAFETY: the control variable is only touched by pthread_once, which synchronises.
+unsafe impl Sync for Once {}
+
+impl Once {
+    pub const fn new() -> Once {
+        Once(UnsafeCell::new(libc::PTHREAD_ONCE_INIT))
+    }
+
+    pub fn call(&self, init: extern "C" fn()) {
+        // SAFETY: the control variable was initialised statically and never moves (it lives in a
+        // static).
+        unsafe { libc::pthread_once(self.0.get(), init) };
+    }
+}
