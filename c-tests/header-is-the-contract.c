@@ -11,7 +11,7 @@
 
 SAME(a_handle_has_8_bytes, sizeof(session_lock_handle), 8);
 SAME(a_handle_is_unsigned, (session_lock_handle)-1 > 0, 1);
-SAME(the_struct_has_152_bytes, sizeof(struct session_lock_holder_info), 152);
+SAME(the_struct_has_160_bytes, sizeof(struct session_lock_holder_info), 160);
 AT(state, 0);
 AT(pid, 4);
 AT(orphaned, 8);
@@ -19,6 +19,8 @@ AT(confirmed, 12);
 AT(acquired_at_ms, 16);
 AT(command, 24);
 AT(host, 88);
+AT(waiters, 152);
+AT(suspended, 156);
 SAME(free_is_0, (int)SESSION_LOCK_FREE, 0);
 SAME(held_is_1, (int)SESSION_LOCK_HELD, 1);
 SAME(unknown_is_2, (int)SESSION_LOCK_UNKNOWN, 2);
@@ -28,15 +30,18 @@ int main(void) {
   int (*wait)(const char *, const char *, int64_t, int, session_lock_handle *) = session_lock_wait;
   int (*release)(session_lock_handle) = session_lock_release;
   int (*check)(session_lock_handle) = session_lock_check;
+  int (*token)(session_lock_handle, uint64_t *) = session_lock_token;
+  int (*list)(const char *, int (*)(void *, const char *, const struct session_lock_holder_info *, size_t),
+              void *) = session_lock_list;
   int (*holder)(const char *, const char *, struct session_lock_holder_info *, size_t) =
       session_lock_holder;
   int (*path)(const char *, const char *, char *, size_t) = session_lock_path;
   const char *(*version)(void) = session_lock_version;
   enum session_lock_state state = SESSION_LOCK_FREE;
   struct session_lock_holder_info info;
-  uint32_t *is_u32[] = {&info.state, &info.orphaned, &info.confirmed};
+  uint32_t *is_u32[] = {&info.state, &info.orphaned, &info.confirmed, &info.waiters, &info.suspended};
   int32_t *is_i32 = &info.pid;
   int64_t *is_i64 = &info.acquired_at_ms;
-  return !(acquire && wait && release && check && holder && path && version && is_u32[0] && is_i32 &&
-           is_i64 && state == SESSION_LOCK_FREE);
+  return !(acquire && wait && release && check && token && holder && list && path && version &&
+           is_u32[0] && is_i32 && is_i64 && state == SESSION_LOCK_FREE);
 }

@@ -16,8 +16,8 @@ int main(void) {
   CHECK(strstr(whole.command, "holder-info") != NULL || strlen(whole.command) == 63);
   CHECK(whole.host[0] != 0 && memchr(whole.host, 0, sizeof whole.host) != NULL);
 
-  const size_t sizes[] = {15, 16, 17, 24, 88, 151, 152, 153, 200, 4096};
-  for (int n = 0; n < 10; n++) {
+  const size_t sizes[] = {15, 16, 17, 24, 88, 152, 159, 160, 161, 200, 4096};
+  for (int n = 0; n < 11; n++) {
     size_t size = sizes[n], known = size < sizeof whole ? size : sizeof whole;
     memset(buffer, '#', sizeof buffer);
     struct session_lock_holder_info *info = (void *)buffer;

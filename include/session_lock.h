@@ -78,7 +78,7 @@ enum session_lock_state {
 typedef uint64_t session_lock_handle;
 
 /**
- * Who holds a session's lock; see session_lock_holder(). 152 bytes; grows only at its end.
+ * Who holds a session's lock; see session_lock_holder(). 160 bytes; grows only at its end.
  */
 struct session_lock_holder_info {
   /**
@@ -110,7 +110,30 @@ struct session_lock_holder_info {
    * The holder's host, NUL-terminated, cut if longer; "" = unknown.
    */
   char host[64];
+  /**
+   * How many processes wait for the lock in the kernel's queue, as far as visible.
+   */
+  uint32_t waiters;
+  /**
+   * 1: the holder is stopped (SIGSTOP, Ctrl-Z, a debugger).
+   */
+  uint32_t suspended;
 };
+
+/**
+ * What session_lock_list() calls for each session.
+ *
+ * @param context   As it was given to session_lock_list().
+ * @param session   The session's name, NUL-terminated. Borrowed for the call.
+ * @param info      Who holds it. Borrowed for the call.
+ * @param info_size sizeof *info, as the library was compiled: fields beyond it are not there.
+ *
+ * @return 0 to go on; anything else ends the walk, and session_lock_list() returns it.
+ */
+typedef int (*session_lock_visitor)(void *context,
+                                    const char *session,
+                                    const struct session_lock_holder_info *info,
+                                    size_t info_size);
 
 #ifdef __cplusplus
 extern "C" {
@@ -231,6 +254,33 @@ int session_lock_release(session_lock_handle lock);
 int session_lock_check(session_lock_handle lock);
 
 /**
+ * The fencing token of a lock: a number larger than that of every earlier holder of the session, on any
+ * host that shares the directory. Pass it to the resource that the lock protects, and let that refuse a
+ * token smaller than one that it has seen: then a holder that has lost the lock without knowing (its host
+ * was cut off, somebody deleted the file) can do no harm.
+ *
+ * It is max(last token + 1, nanoseconds since the epoch), kept in the label, also while the lock is
+ * free. So it goes on rising when somebody deletes the file, as far as clocks are right.
+ *
+ * @param lock   The handle.
+ * @param token  Where the token goes; set to 0 before anything can fail. Not NULL.
+ *
+ * @return 0. Or:
+ *         -EINVAL   token is NULL;
+ *         -EBADF    no such handle: never given, or released already;
+ *         -EPERM    it was acquired by the process that this one was forked from;
+ *         -ESTALE   the descriptor was closed behind the library's back;
+ *         -ENODATA  the label could not be read or written (a full disk, a file that may only be read),
+ *                   so there is no token.
+ *
+ * @threads    From any thread. Not from a signal handler.
+ * @blocking   No; no cancellation point.
+ * @fork/exec  -EPERM in a child.
+ */
+int session_lock_token(session_lock_handle lock,
+                       uint64_t *token);
+
+/**
  * Who holds a session's lock? Never takes the lock, not even for a moment, so it cannot make
  * somebody else's attempt fail; creates nothing. The answer can be out of date when it arrives:
  * never gate on it.
@@ -269,6 +319,29 @@ int session_lock_holder(const char *dir,
                         const char *session,
                         struct session_lock_holder_info *info,
                         size_t info_size);
+
+/**
+ * Every session that has a lock file in a directory, and who holds it: held ones first, then by name. As
+ * session_lock_holder() it never takes a lock and creates nothing. A missing directory has no sessions.
+ *
+ * @param dir      As for session_lock_acquire(), but nothing is created.
+ * @param visit    Called once for each session, in the calling thread, with no lock of the library held:
+ *                 it may call any function. Not NULL.
+ * @param context  Passed on to visit.
+ *
+ * @return 0, or what visit returned other than 0. Or:
+ *         -EINVAL  visit is NULL, dir is empty;
+ *         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...); visit was not called
+ *         then.
+ *
+ * @threads    From any thread. Not from a signal handler.
+ * @blocking   As long as reading the directory and one line of each file takes. Not interrupted by
+ *             signals; no cancellation point but in visit.
+ * @fork/exec  Works in a child as anywhere else.
+ */
+int session_lock_list(const char *dir,
+                      session_lock_visitor visit,
+                      void *context);
 
 /**
  * The path of a session's lock file, for use with other tools (flock(1)). Makes no system call and

@@ -57,6 +57,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The label of the lock could not be read or written, so there is no fencing token (`ENODATA`).
+    #[error("{}: its label could not be read or written, so there is no token", path.display())]
+    NoToken {
+        /// The lock file.
+        path: PathBuf,
+    },
+
     /// The lock was acquired by the process that this one was forked from (`EPERM`).
     #[error("{}: acquired by the process that this one was forked from", path.display())]
     NotOwner {
@@ -119,6 +126,7 @@ impl Error {
             Error::Deadlock { .. } => libc::EDEADLK,
             Error::Stale { .. } => libc::ESTALE,
             Error::NotOwner { .. } | Error::Untrusted { .. } => libc::EPERM,
+            Error::NoToken { .. } => libc::ENODATA,
             Error::BadHandle => libc::EBADF,
             Error::Symlink { .. } => libc::ELOOP,
             Error::NameTooLong { .. } => libc::ENAMETOOLONG,
@@ -144,7 +152,9 @@ impl From<Error> for io::Error {
             Error::InvalidArgument(_) | Error::NameTooLong { .. } | Error::BadHandle => {
                 io::ErrorKind::InvalidInput
             }
-            Error::Cancelled { .. } | Error::Symlink { .. } => io::ErrorKind::Other,
+            Error::Cancelled { .. } | Error::Symlink { .. } | Error::NoToken { .. } => {
+                io::ErrorKind::Other
+            }
             Error::Os { source, .. } => source.kind(),
         };
         io::Error::new(kind, error)

@@ -3,9 +3,9 @@
 
 #![allow(non_camel_case_types, reason = "these names are the header's")]
 
-use std::ffi::{CStr, OsStr, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::ptr;
@@ -34,7 +34,7 @@ pub enum session_lock_state {
 }
 use session_lock_state::{SESSION_LOCK_FREE, SESSION_LOCK_HELD, SESSION_LOCK_UNKNOWN};
 
-/// Who holds a session's lock; see session_lock_holder(). 152 bytes; grows only at its end.
+/// Who holds a session's lock; see session_lock_holder(). 160 bytes; grows only at its end.
 #[repr(C)]
 pub struct session_lock_holder_info {
     /// An enum session_lock_state.
@@ -52,9 +52,30 @@ pub struct session_lock_holder_info {
     pub command: [c_char; 64],
     /// The holder's host, NUL-terminated, cut if longer; "" = unknown.
     pub host: [c_char; 64],
+    /// How many processes wait for the lock in the kernel's queue, as far as visible.
+    pub waiters: u32,
+    /// 1: the holder is stopped (SIGSTOP, Ctrl-Z, a debugger).
+    pub suspended: u32,
 }
 
-const _: () = assert!(size_of::<session_lock_holder_info>() == 152);
+const _: () = assert!(size_of::<session_lock_holder_info>() == 160);
+
+/// What session_lock_list() calls for each session.
+///
+/// @param context   As it was given to session_lock_list().
+/// @param session   The session's name, NUL-terminated. Borrowed for the call.
+/// @param info      Who holds it. Borrowed for the call.
+/// @param info_size sizeof *info, as the library was compiled: fields beyond it are not there.
+///
+/// @return 0 to go on; anything else ends the walk, and session_lock_list() returns it.
+pub type session_lock_visitor = Option<
+    unsafe extern "C" fn(
+        context: *mut c_void,
+        session: *const c_char,
+        info: *const session_lock_holder_info,
+        info_size: usize,
+    ) -> c_int,
+>;
 
 /// The shortest prefix of the struct that tells anything, and the longest that a later version of it
 /// could have; a size beyond that is a mistake.
@@ -135,6 +156,8 @@ impl session_lock_holder_info {
             acquired_at_ms: 0,
             command: [0; 64],
             host: [0; 64],
+            waiters: 0,
+            suspended: 0,
         }
     }
 
@@ -150,6 +173,8 @@ impl session_lock_holder_info {
             orphaned: holder.orphaned.into(),
             confirmed: holder.confirmed.into(),
             acquired_at_ms: holder.acquired_at_ms.unwrap_or(0),
+            waiters: holder.waiters,
+            suspended: holder.suspended.into(),
             ..Self::unknown()
         };
         fill(&mut info.command, &holder.command);
@@ -322,6 +347,43 @@ pub extern "C" fn session_lock_check(lock: session_lock_handle) -> c_int {
     call(|| lock::check(lock))
 }
 
+/// The fencing token of a lock: a number larger than that of every earlier holder of the session, on any
+/// host that shares the directory. Pass it to the resource that the lock protects, and let that refuse a
+/// token smaller than one that it has seen: then a holder that has lost the lock without knowing (its host
+/// was cut off, somebody deleted the file) can do no harm.
+///
+/// It is max(last token + 1, nanoseconds since the epoch), kept in the label, also while the lock is
+/// free. So it goes on rising when somebody deletes the file, as far as clocks are right.
+///
+/// @param lock   The handle.
+/// @param token  Where the token goes; set to 0 before anything can fail. Not NULL.
+///
+/// @return 0. Or:
+///         -EINVAL   token is NULL;
+///         -EBADF    no such handle: never given, or released already;
+///         -EPERM    it was acquired by the process that this one was forked from;
+///         -ESTALE   the descriptor was closed behind the library's back;
+///         -ENODATA  the label could not be read or written (a full disk, a file that may only be read),
+///                   so there is no token.
+///
+/// @threads    From any thread. Not from a signal handler.
+/// @blocking   No; no cancellation point.
+/// @fork/exec  -EPERM in a child.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *mut u64) -> c_int {
+    call(|| {
+        if token.is_null() {
+            return Err(Error::InvalidArgument("the place for the token is NULL"));
+        }
+        // SAFETY: not null, so it may be written, as the caller promises.
+        unsafe { token.write_unaligned(0) };
+        let value = lock::token(lock)?;
+        // SAFETY: as above.
+        unsafe { token.write_unaligned(value) };
+        Ok(())
+    })
+}
+
 /// Who holds a session's lock? Never takes the lock, not even for a moment, so it cannot make
 /// somebody else's attempt fail; creates nothing. The answer can be out of date when it arrives:
 /// never gate on it.
@@ -375,6 +437,55 @@ pub unsafe extern "C" fn session_lock_holder(
         unsafe { session_lock_holder_info::new(&holder).store(info, info_size) };
         Ok(())
     })
+}
+
+/// Every session that has a lock file in a directory, and who holds it: held ones first, then by name. As
+/// session_lock_holder() it never takes a lock and creates nothing. A missing directory has no sessions.
+///
+/// @param dir      As for session_lock_acquire(), but nothing is created.
+/// @param visit    Called once for each session, in the calling thread, with no lock of the library held:
+///                 it may call any function. Not NULL.
+/// @param context  Passed on to visit.
+///
+/// @return 0, or what visit returned other than 0. Or:
+///         -EINVAL  visit is NULL, dir is empty;
+///         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...); visit was not called
+///         then.
+///
+/// @threads    From any thread. Not from a signal handler.
+/// @blocking   As long as reading the directory and one line of each file takes. Not interrupted by
+///             signals; no cancellation point but in visit.
+/// @fork/exec  Works in a child as anywhere else.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn session_lock_list(
+    dir: *const c_char,
+    visit: session_lock_visitor,
+    context: *mut c_void,
+) -> c_int {
+    let mut sessions = Vec::new();
+    let listed = call(|| {
+        if visit.is_none() {
+            return Err(Error::InvalidArgument("visit is NULL"));
+        }
+        // SAFETY: passed on from the caller.
+        let dir = unsafe { bytes(dir) };
+        for session in holder::list(dir.map(Path::new))? {
+            let name = session.name.into_vec();
+            let name = CString::new(name).expect("a session's name has no NUL byte");
+            sessions.push((name, session_lock_holder_info::new(&session.holder)));
+        }
+        Ok(())
+    });
+    let Some(visit) = visit.filter(|_| listed == 0) else { return listed };
+    for (name, info) in &sessions {
+        let size = size_of::<session_lock_holder_info>();
+        // SAFETY: the caller's own function; both pointers are valid for the call.
+        let told = unsafe { visit(context, name.as_ptr(), info, size) };
+        if told != 0 {
+            return told;
+        }
+    }
+    0
 }
 
 /// The path of a session's lock file, for use with other tools (flock(1)). Makes no system call and

@@ -230,6 +230,35 @@ impl SessionLock {
         release(self.into_handle())
     }
 
+    /// The fencing token: a number larger than that of every earlier holder of the session, on any
+    /// host that shares the directory. Passed on to the resource that the lock protects, it lets the
+    /// resource refuse a holder that has lost the lock without knowing.
+    ///
+    /// It is `max(last token + 1, nanoseconds since the epoch)`, kept in the label. So it goes on rising
+    /// when somebody deletes the file, as far as clocks are right.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoToken`] if the label could not be read or written; [`Error::NotOwner`] in a forked
+    /// child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use session_lock::SessionLock;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = Some(dir.path());
+    /// let first = SessionLock::acquire(dir, "nightly-build")?;
+    /// let token = first.token()?;
+    /// first.release()?;
+    /// let next = SessionLock::acquire(dir, "nightly-build")?;
+    /// assert!(next.token()? > token);
+    /// # Ok::<(), session_lock::Error>(())
+    /// ```
+    pub fn token(&self) -> Result<u64, Error> {
+        token(self.handle)
+    }
+
     /// The lock file.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -430,6 +459,11 @@ fn check_path(record: &LockRecord) -> Result<(), Error> {
 
 pub(crate) fn check(handle: u64) -> Result<(), Error> {
     check_path(&*registry::get(handle)?)
+}
+
+pub(crate) fn token(handle: u64) -> Result<u64, Error> {
+    let record = registry::get(handle)?;
+    record.token.ok_or_else(|| Error::NoToken { path: lock_file::to_path(&record.path) })
 }
 
 pub(crate) fn release(handle: u64) -> Result<(), Error> {

@@ -245,18 +245,19 @@ fn the_manual_page_is_good_roff() {
 // ---------------------------------------------------------------------------------- the numbers
 
 /// What is returned by which function: the contract.
-const RETURNED: [(&str, &[&str]); 13] = [
+const RETURNED: [(&str, &[&str]); 14] = [
     ("EWOULDBLOCK", &["acquire"]),
     ("ETIMEDOUT", &["wait"]),
     ("ECANCELED", &["wait"]),
     ("EINTR", &["wait"]),
     ("EDEADLK", &["wait"]),
-    ("EINVAL", &["acquire", "wait", "holder", "path"]),
+    ("EINVAL", &["acquire", "wait", "token", "holder", "list", "path"]),
     ("ENAMETOOLONG", &["acquire", "wait", "holder", "path"]),
-    ("EBADF", &["check", "release"]),
-    ("EPERM", &["acquire", "wait", "check", "release"]),
+    ("EBADF", &["check", "release", "token"]),
+    ("EPERM", &["acquire", "wait", "check", "release", "token"]),
     ("ELOOP", &["acquire", "wait", "holder"]),
-    ("ESTALE", &["check", "release"]),
+    ("ESTALE", &["check", "release", "token"]),
+    ("ENODATA", &["token"]),
     ("ERANGE", &["path"]),
     ("ENOTRECOVERABLE", &[]),
 ];

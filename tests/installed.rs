@@ -9,7 +9,8 @@ use support::installed::{self, Installed, make_debug, run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-const FUNCTIONS: [&str; 7] = ["acquire", "check", "holder", "path", "release", "version", "wait"];
+const FUNCTIONS: [&str; 9] =
+    ["acquire", "check", "holder", "list", "path", "release", "token", "version", "wait"];
 
 /// All files below a directory, relative to it.
 fn files(directory: &Path) -> Vec<String> {

@@ -82,6 +82,10 @@ pub struct Holder {
     pub command: OsString,
     /// The holder's host, at most 63 bytes; empty if unknown.
     pub host: OsString,
+    /// How many processes wait in the kernel's queue for the lock, as far as visible.
+    pub waiters: u32,
+    /// The holder is stopped: by SIGSTOP, by Ctrl-Z, or by a debugger.
+    pub suspended: bool,
 }
 
 /// A session of a directory, as [`list`] finds it.

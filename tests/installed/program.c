@@ -22,7 +22,9 @@ ASSERT(offsetof(struct session_lock_holder_info, confirmed) == 12);
 ASSERT(offsetof(struct session_lock_holder_info, acquired_at_ms) == 16);
 ASSERT(offsetof(struct session_lock_holder_info, command) == 24);
 ASSERT(offsetof(struct session_lock_holder_info, host) == 88);
-ASSERT(sizeof(struct session_lock_holder_info) == 152);
+ASSERT(offsetof(struct session_lock_holder_info, waiters) == 152);
+ASSERT(offsetof(struct session_lock_holder_info, suspended) == 156);
+ASSERT(sizeof(struct session_lock_holder_info) == 160);
 ASSERT(SESSION_LOCK_FREE == 0 && SESSION_LOCK_HELD == 1 && SESSION_LOCK_UNKNOWN == 2);
 
 #define CHECK(condition)                                     \
