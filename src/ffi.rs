@@ -4,6 +4,7 @@
 #![allow(non_camel_case_types, reason = "these names are the header's")]
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::mem::offset_of;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::{self, AssertUnwindSafe};
@@ -432,7 +433,8 @@ pub unsafe extern "C" fn session_lock_holder(
         unsafe { session_lock_holder_info::unknown().store(info, info_size) };
         // SAFETY: passed on from the caller.
         let (dir, session) = unsafe { dir_and_session(dir, session) }?;
-        let holder = holder::holder(dir, session)?;
+        let waiters = info_size > offset_of!(session_lock_holder_info, waiters);
+        let holder = holder::holder_with(dir, session, waiters)?;
         // SAFETY: as above.
         unsafe { session_lock_holder_info::new(&holder).store(info, info_size) };
         Ok(())

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::percent;
-use crate::procfs::{self, ProcId};
+use crate::procfs::{self, ProcId, ProcStat};
 use crate::registry;
 use crate::sys;
 
@@ -141,6 +141,11 @@ pub(crate) fn prepare(wish: &Wish<'_>) {
     if let (Ok(identity), None) = (identity(), wish.command) {
         identity.command();
     }
+}
+
+/// The inode of this process's PID namespace.
+pub(crate) fn own_pid_namespace() -> io::Result<u64> {
+    Ok(identity()?.pidns)
 }
 
 fn identity() -> io::Result<Arc<Identity>> {
@@ -322,10 +327,13 @@ impl Label {
 }
 
 impl Holder {
+    pub fn is_of_this_boot(&self) -> bool {
+        identity().is_ok_and(|own| own.boot == self.boot)
+    }
+
     /// Whether the number stands for the same process here as where the label was written.
     pub fn is_of_here(&self) -> bool {
-        let here = || Some((procfs::boot_id().ok()?, procfs::pid_namespace(ProcId::Me).ok()?));
-        here().is_some_and(|(boot, pidns)| boot == self.boot && pidns == self.pidns)
+        identity().is_ok_and(|own| own.boot == self.boot && own.pidns == self.pidns)
     }
 
     /// Whether it is this process that the label names as the holder.
@@ -345,13 +353,19 @@ impl Holder {
         self.is_guarded() && !self.lives()
     }
 
-    /// Whether the process is alive: the same one, not its number's next.
     fn lives(&self) -> bool {
         match procfs::stat(ProcId::Pid(self.pid)) {
-            Ok(stat) => !stat.zombie && stat.start == self.start,
+            Ok(stat) => self.is_of(self.pid, &stat),
             // Without a `/proc` that shows it.
             Err(_) => sys::process_exists(self.pid),
         }
+    }
+
+    /// Whether this is the living process that the label names, not its number's next; `number` is the
+    /// one that it has in the mounted `/proc`.
+    pub fn is_of(&self, number: u32, stat: &ProcStat) -> bool {
+        let same = stat.start == self.start || !procfs::has_our_clock(ProcId::Pid(number));
+        !stat.zombie && same
     }
 }
 

@@ -1,10 +1,11 @@
-//! What `/proc` says: of a process, and of the kernel's table of locks. Nothing is judged here.
+//! What `/proc` says of a process. Nothing is judged here.
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str;
@@ -23,7 +24,7 @@ pub(crate) enum ProcId {
 }
 
 impl ProcId {
-    fn file(self, name: &str) -> PathBuf {
+    pub fn file(self, name: &str) -> PathBuf {
         match self {
             ProcId::Me => PathBuf::from(format!("/proc/self/{name}")),
             ProcId::Pid(pid) => PathBuf::from(format!("/proc/{pid}/{name}")),
@@ -32,7 +33,7 @@ impl ProcId {
 }
 
 /// A file below `/proc`, in whole.
-fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     // `fs::read` would ask for a size that these files do not have, and then feel its way in small
     // pieces.
     let mut text = Vec::with_capacity(4096);
@@ -85,11 +86,7 @@ pub(crate) fn command(process: ProcId) -> io::Result<Vec<u8>> {
         line.pop();
     }
     if line.is_empty() {
-        let mut name = read(process.file("comm"))?;
-        if name.last() == Some(&b'\n') {
-            name.pop();
-        }
-        return Ok(name);
+        return name(process);
     }
     let program = line.iter().position(|&byte| byte == 0).unwrap_or(line.len());
     let directory = line[..program].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
@@ -142,8 +139,8 @@ pub(crate) fn processes() -> Vec<u32> {
     directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The files that a process has open, each with its descriptors as they are named below `/proc`; an
-/// error where we may not look.
+/// The files that a process has open, each with its descriptors as they are named in
+/// `/proc/PID/fdinfo`; an error where we may not look.
 pub(crate) fn open_files(pid: u32) -> io::Result<BTreeMap<FileId, Vec<PathBuf>>> {
     let files = open_files_of_thread(&ProcId::Pid(pid).file(""))?;
     if !files.is_empty() {
@@ -163,98 +160,66 @@ fn open_files_of_thread(thread: &Path) -> io::Result<BTreeMap<FileId, Vec<PathBu
     let mut files: BTreeMap<FileId, Vec<PathBuf>> = BTreeMap::new();
     for entry in fs::read_dir(thread.join("fd"))? {
         let entry = entry?;
-        // Follows the link: the file behind the descriptor, under whatever name it is now. Gone, if
-        // it was closed just now.
-        let Ok(stat) = fs::metadata(entry.path()) else { continue };
+        // Gone, if it was closed just now.
+        let Ok(file) = file_behind(&entry.path()) else { continue };
         let info = thread.join("fdinfo").join(entry.file_name());
-        files.entry(FileId { dev: stat.dev(), ino: stat.ino() }).or_default().push(info);
+        files.entry(file).or_default().push(info);
     }
     Ok(files)
 }
 
-/// Whether a descriptor holds a `flock`.
-pub(crate) fn is_locked(descriptor: &Path) -> bool {
-    let locked = |line: &str| line.starts_with("lock:") && line.contains(" FLOCK ");
-    fs::read_to_string(descriptor).is_ok_and(|info| info.lines().any(locked))
+/// Follows the link: the file behind the descriptor, under whatever name it is now.
+fn file_behind(descriptor: &Path) -> io::Result<FileId> {
+    let stat = fs::metadata(descriptor)?;
+    Ok(FileId { dev: stat.dev(), ino: stat.ino() })
 }
 
-/// The device of a mount, from `/proc/self/mountinfo`.
-pub(crate) fn mount_device(mount: u64) -> io::Result<Option<u64>> {
-    let text = read(ProcId::Me.file("mountinfo"))?;
-    Ok(text.split(|&byte| byte == b'\n').find_map(|line| {
-        let mut fields = str::from_utf8(line.get(..line.len().min(64))?).ok()?.split(' ');
-        if fields.next()?.parse() != Ok(mount) {
-            return None;
+/// Whether a process has the `flock` of this very file on its descriptor `number`; `None` where we may
+/// not look.
+pub(crate) fn has_flock(pid: u32, number: RawFd, file: FileId) -> Option<bool> {
+    let process = ProcId::Pid(pid);
+    match file_behind(&process.file(&format!("fd/{number}"))) {
+        Ok(behind) => {
+            Some(behind == file && is_flocked(&process.file(&format!("fdinfo/{number}"))))
         }
-        let (major, minor) = fields.nth(1)?.split_once(':')?;
-        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
-    }))
-}
-
-/// Who took a `flock`, and on what; as the kernel numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct KernelLock {
-    pub file: FileId,
-    pub pid: u32,
-}
-
-/// Every `flock` that is held (not those that are waited for), from `/proc/locks`.
-///
-/// The kernel gives a consistent view of a page at a time, about 70 lines. Between two pages others
-/// take and release locks, which moves the lines behind theirs: the one that stands at the border
-/// can slip from the second page to the first, and is in neither. So a longer table is read again,
-/// each time with borders half a page from the last ones, until two readings agree. If it never
-/// comes to rest: in a storm of releases a reading misses one lock in some hundreds; all of them
-/// together would have to miss the same one.
-pub(crate) fn locks() -> io::Result<BTreeSet<KernelLock>> {
-    const PAGE: usize = 4096;
-    const READINGS: usize = 8;
-    let (mut last, pieces) = read_locks(PAGE)?;
-    let mut locks = last.clone();
-    if pieces > 1 {
-        for reading in 1..READINGS {
-            let (next, _) = read_locks(if reading % 2 == 1 { PAGE / 2 } else { PAGE })?;
-            locks.extend(&next);
-            if next == last {
-                break;
-            }
-            last = next;
-        }
-    }
-    Ok(locks)
-}
-
-/// And the number of pieces that the table came in, the first of at most `first` bytes.
-fn read_locks(first: usize) -> io::Result<(BTreeSet<KernelLock>, usize)> {
-    let mut file = File::open("/proc/locks")?;
-    let mut text = Vec::new();
-    let (mut size, mut pieces) = (first, 0);
-    loop {
-        let end = text.len();
-        text.resize(end + size, 0);
-        let read = file.read(&mut text[end..])?;
-        text.truncate(end + read);
-        if read == 0 {
-            let locks = text.split(|&byte| byte == b'\n').filter_map(parse_lock).collect();
-            return Ok((locks, pieces));
-        }
-        pieces += 1;
-        size = 16 * 1024;
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
     }
 }
 
-/// `1: FLOCK  ADVISORY  WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.
-fn parse_lock(line: &[u8]) -> Option<KernelLock> {
-    let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace();
-    if fields.nth(1)? != "FLOCK" {
-        return None;
+/// Whether a descriptor, as it is named in `/proc/PID/fdinfo`, has a `flock` (`show_fd_locks()`).
+pub(crate) fn is_flocked(info: &Path) -> bool {
+    let text = read(info).unwrap_or_default();
+    text.split(|&byte| byte == b'\n')
+        .any(|line| line.starts_with(b"lock:") && line.windows(7).any(|word| word == b" FLOCK "))
+}
+
+/// The process that a descriptor stands for, if it is a pidfd; `Some(None)` once that has been waited
+/// for (`pidfd_show_fdinfo()`).
+pub(crate) fn pidfd_target(info: &Path) -> Option<Option<u32>> {
+    let text = fs::read_to_string(info).ok()?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    Some(pid.trim().parse().ok())
+}
+
+/// The short name of a process: `prctl(PR_SET_NAME)`.
+pub(crate) fn name(process: ProcId) -> io::Result<Vec<u8>> {
+    let mut name = read(process.file("comm"))?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
     }
-    let pid = fields.nth(2)?.parse().ok()?;
-    let mut file = fields.next()?.split(':');
-    let major = u32::from_str_radix(file.next()?, 16).ok()?;
-    let minor = u32::from_str_radix(file.next()?, 16).ok()?;
-    let ino = file.next()?.parse().ok()?;
-    Some(KernelLock { pid, file: FileId { dev: libc::makedev(major, minor), ino } })
+    Ok(name)
+}
+
+/// Whether a start time that the process itself has read can be compared with one that we read: each
+/// is counted from the boot as the reader's time namespace has it (`do_task_stat()`, Linux 5.5). Where
+/// the other's namespace may not be looked at, it is taken for ours.
+pub(crate) fn has_our_clock(process: ProcId) -> bool {
+    let namespace = |process: ProcId| fs::metadata(process.file("ns/time")).ok().map(|ns| ns.ino());
+    match (namespace(process), namespace(ProcId::Me)) {
+        (Some(theirs), Some(ours)) => theirs == ours,
+        _ => true,
+    }
 }
 
 #[cfg(test)]
@@ -277,19 +242,5 @@ mod tests {
         let stat = |threads| format!("42 (a) Z 7 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 {threads} 0 5 0");
         assert!(parse_stat(stat(1).as_bytes()).unwrap().zombie);
         assert!(!parse_stat(stat(2).as_bytes()).unwrap().zombie);
-    }
-
-    #[test]
-    fn waiters_and_other_kinds_of_lock_are_not_holders() {
-        let holder = b"1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF";
-        let expected =
-            KernelLock { pid: 1234, file: FileId { dev: libc::makedev(0xfd, 1), ino: 5678 } };
-        assert_eq!(parse_lock(holder), Some(expected));
-        assert_eq!(parse_lock(b"1: -> FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
-        assert_eq!(parse_lock(b"2: POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
-        assert_eq!(parse_lock(b"3: OFDLCK ADVISORY  WRITE -1 fd:01:5678 0 EOF"), None);
-        for end in 0..holder.len() {
-            let _ = parse_lock(&holder[..end]);
-        }
     }
 }

@@ -69,7 +69,8 @@ fn the_shared_library_exports_the_functions_under_its_soname() {
     let symbols = run("nm", &["--dynamic", "--defined-only", "--format=just-symbols"]);
     let mut symbols: Vec<_> = symbols.lines().collect();
     symbols.sort_unstable();
-    let functions = ["acquire", "check", "holder", "list", "path", "release", "token", "version", "wait"];
+    let functions =
+        ["acquire", "check", "holder", "list", "path", "release", "token", "version", "wait"];
     assert_eq!(symbols, functions.map(|name| format!("session_lock_{name}")));
 
     let dynamic = run("readelf", &["--dynamic", "--wide"]);

@@ -183,25 +183,16 @@ pub(crate) fn statx_mount_id(path: &CStr) -> io::Result<u64> {
     Ok(stat.stx_mnt_id)
 }
 
-/// Reads at `offset` until the buffer is full or the file ends; how many bytes.
+/// Reads at `offset`; how many bytes. Of a regular file less than the buffer takes is all that there is.
 pub(crate) fn pread(
     fd: BorrowedFd<'_>,
     buffer: &mut [u8],
     offset: libc::off_t,
 ) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        let rest = &mut buffer[done..];
-        let at = offset + done as libc::off_t;
-        let start = rest.as_mut_ptr().cast::<c_void>();
-        // SAFETY: pointer and length are those of the rest of the buffer.
-        match unsafe { libc::pread(fd.as_raw_fd(), start, rest.len(), at) } {
-            0 => break,
-            -1 => return Err(io::Error::last_os_error()),
-            read => done += read.unsigned_abs(),
-        }
-    }
-    Ok(done)
+    let start = buffer.as_mut_ptr().cast::<c_void>();
+    // SAFETY: pointer and length are those of the buffer.
+    let read = unsafe { libc::pread(fd.as_raw_fd(), start, buffer.len(), offset) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
 /// Writes all of `bytes` at `offset`; a part of them only counts as `ENOSPC`.

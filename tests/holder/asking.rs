@@ -15,7 +15,7 @@ use crate::player::{Player, ask, flock, open};
 use crate::support::{Actor, Stage, flocks, have, long, scratch};
 
 /// Whether standard input has ended.
-fn until_told(mut work: impl FnMut()) {
+pub fn until_told(mut work: impl FnMut()) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

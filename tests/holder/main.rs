@@ -2,7 +2,7 @@
 //! nobody.
 
 mod asking;
-
+mod crowd;
 mod mounts;
 mod namespaces;
 mod player;
@@ -16,6 +16,8 @@ fn role() {
         ("player", player::play),
         ("asker", asking::ask_all_the_time),
         ("churner", asking::churn),
+        ("crowd", crowd::wait_in_a_crowd),
+        ("napper", crowd::come_and_go),
         ("mounts", mounts::on_a_mount),
         ("orphan-hunter", asking::hunt_orphans),
     ]);

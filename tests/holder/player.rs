@@ -104,6 +104,7 @@ pub fn play(stage: &mut Stage) {
             "ask" => ask(dir, session),
             "list" => ask_both(dir, session),
             "processes" => format!("{:?}", pids_of_processes(dir, session)),
+            "pin" => pin(session.parse().unwrap()),
             "become" => become_user(session.parse().unwrap()),
             _ => unreachable!("no such command: {command}"),
         };
@@ -159,6 +160,18 @@ fn end_all_threads_but_one() -> ! {
     loop {
         thread::park();
     }
+}
+
+/// From now on this thread runs on one processor: the kernel lists the locks that were taken on each
+/// processor one after the other.
+pub fn pin(processor: usize) -> String {
+    // SAFETY: zeros are an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set has room for 1024 processors.
+    unsafe { libc::CPU_SET(processor, &mut set) };
+    // SAFETY: the set lives through the call.
+    let failed = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    format!("pinned {failed}")
 }
 
 fn become_user(uid: u32) -> String {

@@ -1,0 +1,367 @@
+//! What can be seen of the others at one moment, and what follows from it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use super::filesystem::Filesystem;
+use super::lock_table::{LockTable, Record};
+use super::{Holder, State, text};
+use crate::label::{self, Label};
+use crate::procfs::{self, ProcId, ProcStat};
+use crate::sys::{self, FileId, Stat};
+
+type OpenFiles = BTreeMap<FileId, Vec<PathBuf>>;
+
+pub(super) struct Snapshot {
+    /// `None` until it is needed; an empty one if it cannot be read.
+    table: Option<LockTable>,
+    /// The PID namespace of this process; 0 if unknown.
+    pidns: u64,
+    /// `/proc` is mounted for that namespace: its numbers are ours.
+    own_proc: bool,
+    /// The processes that were looked at, and the files that they have open (`None`: not shown).
+    stats: BTreeMap<u32, Option<ProcStat>>,
+    open_files: BTreeMap<u32, Option<OpenFiles>>,
+    /// The last answer was about a taker that does not have the lock any more. If it has died or
+    /// released the lock since the table was read, a later snapshot says something else.
+    pub doubtful: bool,
+}
+
+/// Who has a descriptor of a lock.
+pub(super) struct Search {
+    pub pids: Vec<u32>,
+    /// All processes could be looked at.
+    pub complete: bool,
+}
+
+/// A lock file, and how the kernel's table names its filesystem.
+pub(super) struct File<'a> {
+    pub path: &'a CStr,
+    pub stat: Stat,
+    pub filesystem: Filesystem,
+}
+
+impl Snapshot {
+    pub fn new() -> Snapshot {
+        Snapshot {
+            table: None,
+            pidns: label::own_pid_namespace().unwrap_or(0),
+            own_proc: procfs::own_number() == Some(sys::getpid()),
+            stats: BTreeMap::new(),
+            open_files: BTreeMap::new(),
+            doubtful: false,
+        }
+    }
+
+    /// Reads the kernel's table at once: for many files that is faster than to ask for each.
+    pub fn with_table() -> Snapshot {
+        let mut snapshot = Snapshot::new();
+        snapshot.table();
+        snapshot
+    }
+
+    fn table(&mut self) -> &LockTable {
+        self.table.get_or_insert_with(|| LockTable::read().unwrap_or_default())
+    }
+
+    /// What the kernel's table says of a file.
+    fn record(&mut self, file: &File<'_>) -> Record {
+        let in_table = file.filesystem.in_table(file.stat.id);
+        let mut record = self.table().records.get(&in_table).cloned().unwrap_or_default();
+        if in_table != file.stat.id && !record.takers.is_empty() {
+            // Files of two subvolumes or layers can have the same number in the table.
+            self.sort_out(&mut record, file.stat.id);
+        }
+        record
+    }
+
+    /// Keeps those who took the lock of this very file, if that can be known.
+    fn sort_out(&mut self, record: &mut Record, file: FileId) {
+        let its = |&pid: &u32| self.has_locked(pid, file) == Some(true);
+        let own: Vec<u32> = record.takers.iter().copied().filter(its).collect();
+        if !own.is_empty() {
+            record.takers = own;
+        } else {
+            let search = self.search(file);
+            if search.pids.is_empty() && search.complete {
+                *record = Record::default();
+            }
+        }
+    }
+
+    /// Whether the kernel shows every holder of a lock on this filesystem.
+    pub fn sees_everybody(&self, filesystem: &Filesystem) -> bool {
+        self.pidns == procfs::INITIAL_PID_NAMESPACE && self.own_proc && filesystem.local
+    }
+
+    pub fn holder_of(&mut self, file: &File<'_>) -> Holder {
+        self.doubtful = false;
+        let label = read_label(file);
+        if self.table.is_none() {
+            if let Some(holder) = self.by_descriptor(&label, file) {
+                return holder;
+            }
+        }
+        let record = self.record(file);
+        let mut holder = if !record.takers.is_empty() {
+            self.by_takers(&record.takers, &label, file.stat.id)
+        } else if self.sees_everybody(&file.filesystem) && self.table().complete {
+            Holder { state: State::Free, confirmed: true, ..Holder::default() }
+        } else {
+            self.by_search(&label, file)
+        };
+        if holder.state == State::Held {
+            holder.waiters = record.waiters;
+        }
+        holder
+    }
+
+    /// How many wait for the lock, where it is known to be held.
+    pub fn waiters(&mut self, file: &File<'_>) -> u32 {
+        self.record(file).waiters
+    }
+
+    /// The descriptor that the label names has the lock: of the process itself, or of its guardian. To
+    /// look there takes a time that does not depend on how many locks there are.
+    fn by_descriptor(&mut self, label: &Label, file: &File<'_>) -> Option<Holder> {
+        let Label::Holder(label) = label else { return None };
+        let number = label.descriptor?;
+        let has_it = label.guardian.unwrap_or(label.pid);
+        let here = self.own_proc && file.filesystem.local && label.is_of_here();
+        if !here || procfs::has_flock(has_it, number, file.stat.id) != Some(true) {
+            return None;
+        }
+        self.lives(label, label.pid).then(|| self.held_by(label, Some(label.pid)))
+    }
+
+    /// The table names nobody, which proves nothing.
+    fn by_search(&mut self, label: &Label, file: &File<'_>) -> Holder {
+        if self.own_proc && file.filesystem.local {
+            if let Some(holder) = self.by_descriptor(label, file) {
+                return holder;
+            }
+            let search = self.search(file.stat.id);
+            if !search.pids.is_empty() {
+                return self.by_takers(&search.pids, label, file.stat.id);
+            }
+            if search.complete && self.sees_everybody(&file.filesystem) {
+                return Holder { state: State::Free, confirmed: true, ..Holder::default() };
+            }
+        }
+        self.by_label(label)
+    }
+
+    /// Only the label is left.
+    fn by_label(&mut self, label: &Label) -> Holder {
+        let mut holder = Holder::default();
+        match label {
+            Label::Cleared(_) => holder.state = State::Free,
+            Label::Unreadable => {}
+            Label::Holder(label) => {
+                holder.describe(label);
+                if label.is_of_here() {
+                    holder.pid = Some(label.pid);
+                    let seen = self.own_proc && self.stat(label.pid).is_some();
+                    if seen && self.lives(label, label.pid) {
+                        holder.state = State::Held;
+                        holder.suspended = self.is_stopped(label.pid);
+                    }
+                }
+            }
+        }
+        holder
+    }
+
+    /// The table names who took the lock, or a search of the descriptors has found who has it.
+    fn by_takers(&mut self, takers: &[u32], label: &Label, file: FileId) -> Holder {
+        // Several have a shared lock, or the table means several files: one of them may be labelled.
+        let label = match label {
+            Label::Holder(label) => Some(label).zip(self.number_of(label, takers)),
+            _ => None,
+        };
+        if let Some((label, number)) = label {
+            if number.is_none_or(|number| self.lives(label, number)) {
+                return self.held_by(label, number);
+            }
+            if label.until_exit {
+                return Holder { state: State::Free, ..Holder::default() };
+            }
+        }
+        // No label of a living taker: it wrote none, or an earlier process with its number did.
+        for &pid in takers {
+            if self.has_locked(pid, file) == Some(true) && self.guarded_by(pid).is_none() {
+                return self.held_without_label(pid);
+            }
+        }
+        let alive = takers.iter().copied().find(|&pid| self.exists(pid));
+        if let Some(pid) = alive.filter(|&pid| self.has_locked(pid, file).is_none()) {
+            // It may not be looked at, and is believed to have what it took.
+            return self.held_without_label(pid);
+        }
+        let search = self.search(file);
+        for &pid in &search.pids {
+            match self.guarded_by(pid) {
+                Some(Some(guarded)) => return self.held_without_label(guarded),
+                Some(None) => return Holder { state: State::Free, ..Holder::default() },
+                None => {}
+            }
+        }
+        self.doubtful = true;
+        let pid = takers.iter().copied().find(|&pid| !self.exists(pid)).unwrap_or(takers[0]);
+        let mut holder = self.held_without_label(pid);
+        holder.suspended = false;
+        // If nobody has it who can be seen, it is on its way in a socket, or in a thread's own table of
+        // descriptors.
+        holder.orphaned = !search.pids.is_empty() || alive.is_none() && !search.complete;
+        if holder.orphaned {
+            holder.command.clear();
+        }
+        if let Some((label, _)) = label {
+            holder.describe(label);
+        }
+        holder
+    }
+
+    fn held_by(&mut self, label: &label::Holder, number: Option<u32>) -> Holder {
+        let mut holder = Holder {
+            state: State::Held,
+            confirmed: true,
+            pid: number.and_then(|number| self.own_pid(number)),
+            suspended: number.is_some_and(|number| self.is_stopped(number)),
+            ..Holder::default()
+        };
+        holder.describe(label);
+        holder
+    }
+
+    fn held_without_label(&mut self, pid: u32) -> Holder {
+        Holder {
+            state: State::Held,
+            confirmed: true,
+            pid: self.own_pid(pid),
+            command: text(&procfs::command(ProcId::Pid(pid)).unwrap_or_default()),
+            host: text(&sys::gethostname()),
+            suspended: self.is_stopped(pid),
+            ..Holder::default()
+        }
+    }
+
+    // --------------------------------------------------------------------------- the processes
+
+    /// The processes that have a descriptor of the file's lock.
+    pub fn search(&mut self, file: FileId) -> Search {
+        // With `hidepid` nothing is shown of the first process, either.
+        let mut complete = self.stat(1).is_some();
+        let mut pids = procfs::processes();
+        complete &= !pids.is_empty();
+        pids.retain(|&pid| {
+            let locked = self.has_locked(pid, file);
+            complete &= locked.is_some();
+            locked == Some(true)
+        });
+        Search { pids, complete }
+    }
+
+    /// Whether a process has a descriptor of the file's lock; `None` where we may not look.
+    fn has_locked(&mut self, pid: u32, file: FileId) -> Option<bool> {
+        let descriptors = self.open_files(pid)?.get(&file);
+        Some(descriptors.is_some_and(|all| all.iter().any(|info| procfs::is_flocked(info))))
+    }
+
+    fn open_files(&mut self, pid: u32) -> Option<&OpenFiles> {
+        let open = self.open_files.entry(pid).or_insert_with(|| match procfs::open_files(pid) {
+            Ok(open) => Some(open),
+            // One that is gone has nothing open; one that is hidden may have.
+            Err(error) => {
+                let gone = error.kind() == io::ErrorKind::NotFound && !sys::process_exists(pid);
+                gone.then(OpenFiles::new)
+            }
+        });
+        open.as_ref()
+    }
+
+    /// Whom a process that has the lock holds it for, if it is a guardian: its pidfd says so.
+    /// `Some(None)`: for one that has ended.
+    fn guarded_by(&mut self, pid: u32) -> Option<Option<u32>> {
+        if !procfs::name(ProcId::Pid(pid)).is_ok_and(|name| name.starts_with(b"session-lock")) {
+            return None;
+        }
+        let open = self.open_files(pid)?;
+        let target = open.values().flatten().find_map(|info| procfs::pidfd_target(info))?;
+        Some(target.filter(|&pid| self.exists(pid)))
+    }
+
+    fn stat(&mut self, pid: u32) -> Option<ProcStat> {
+        *self.stats.entry(pid).or_insert_with(|| procfs::stat(ProcId::Pid(pid)).ok())
+    }
+
+    fn is_stopped(&mut self, pid: u32) -> bool {
+        self.stat(pid).is_some_and(|stat| stat.stopped)
+    }
+
+    fn exists(&mut self, pid: u32) -> bool {
+        match self.stat(pid) {
+            Some(stat) => !stat.zombie,
+            // With `hidepid` a living process is not in `/proc`.
+            None => self.own_proc && sys::process_exists(pid),
+        }
+    }
+
+    // ------------------------------------------------------------------------------- the label
+
+    /// The number in the mounted `/proc` of the process that a label names, if the label is that of one
+    /// of the takers: it was written by the process itself, or for one whose guardian the taker is
+    /// (`Some(None)`: that one cannot be seen).
+    fn number_of(&mut self, label: &label::Holder, takers: &[u32]) -> Option<Option<u32>> {
+        if !label.is_of_this_boot() {
+            return None;
+        }
+        if self.own_proc && label.pidns == self.pidns {
+            let written_by = |&pid: &u32| pid == label.pid || Some(pid) == label.guardian;
+            return takers.iter().any(written_by).then_some(Some(label.pid));
+        }
+        takers.iter().find_map(|&pid| {
+            let process = ProcId::Pid(pid);
+            if procfs::pid_namespace(process).ok()? != label.pidns {
+                return None;
+            }
+            match procfs::innermost_pid(process)? {
+                number if number == label.pid => Some(Some(pid)),
+                number if Some(number) == label.guardian => Some(self.guarded_by(pid).flatten()),
+                _ => None,
+            }
+        })
+    }
+
+    /// Whether the process that a label names is alive: the same one, not its number's next. One that
+    /// is hidden is believed to be the same.
+    fn lives(&mut self, label: &label::Holder, number: u32) -> bool {
+        match self.stat(number) {
+            Some(stat) => label.is_of(number, &stat),
+            None => self.exists(number),
+        }
+    }
+
+    /// A number of the mounted `/proc` as this process would see it.
+    fn own_pid(&self, pid: u32) -> Option<u32> {
+        if self.own_proc {
+            return Some(pid);
+        }
+        let process = ProcId::Pid(pid);
+        let here = procfs::pid_namespace(process).is_ok_and(|pidns| pidns == self.pidns);
+        if here { procfs::innermost_pid(process) } else { None }
+    }
+}
+
+fn read_label(file: &File<'_>) -> Label {
+    if !file.stat.is_file() {
+        return Label::Unreadable;
+    }
+    sys::open(file.path, libc::O_RDONLY, 0)
+        .map_or(Label::Unreadable, |file| Label::read(file.as_fd()))
+}
