@@ -101,6 +101,15 @@ pub(crate) fn set_guardian(fd: BorrowedFd<'_>, guardian: u32) -> io::Result<()> 
     }
 }
 
+/// Clears the label of the holder that got this token, and no other's: a filesystem that several hosts
+/// share may have given the lock to somebody else meanwhile.
+pub(crate) fn clear_own(fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    match Label::read(fd) {
+        Label::Holder(holder) if holder.token != token => Ok(()),
+        _ => clear(fd, Some(token)),
+    }
+}
+
 /// Says that nobody holds the lock. The token stays.
 pub(crate) fn clear(fd: BorrowedFd<'_>, token: Option<u64>) -> io::Result<()> {
     let mut label = Encoder::new();
@@ -526,6 +535,19 @@ mod tests {
         sys::pwrite(file.as_fd(), b"x", 3).unwrap();
         assert_eq!(Label::read(file.as_fd()), Label::Unreadable);
         assert_eq!(next(), ahead + 3);
+    }
+
+    #[test]
+    fn only_a_label_of_its_own_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = open(&dir.path().join("label"));
+        let first = write(file.as_fd(), &Wish::default()).unwrap();
+        let second = write(file.as_fd(), &Wish::default()).unwrap();
+        clear_own(file.as_fd(), first).unwrap();
+        let Label::Holder(holder) = Label::read(file.as_fd()) else { panic!("cleared") };
+        assert_eq!(holder.token, second);
+        clear_own(file.as_fd(), second).unwrap();
+        assert_eq!(Label::read(file.as_fd()), Label::Cleared(Some(second)));
     }
 
     #[test]

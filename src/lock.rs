@@ -473,8 +473,8 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
     }
     // While it is still locked: afterwards the file is the next holder's.
     let checked = check_path(&record);
-    if record.token.is_some() {
-        let _ = label::clear(descriptor.fd(), record.token);
+    if let Some(token) = record.token {
+        let _ = label::clear_own(descriptor.fd(), token);
     }
     sys::flock_unlock(descriptor.fd()).map_err(|source| Error::Os {
         path: lock_file::to_path(&record.path),

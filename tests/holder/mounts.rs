@@ -31,6 +31,8 @@ pub fn on_a_mount(stage: &mut Stage) {
         "btrfs" => btrfs(&dir),
         "overlay" => overlay(&dir),
         "overlay on one" => overlay_on_one(&dir),
+        "overlay with names" => overlay_with_names(&dir),
+        "file from elsewhere" => file_from_elsewhere(&dir),
         "two tmpfs" => two_tmpfs(&dir),
         "bindfs" => bindfs(&dir),
         "bindfs with locks" => bindfs_with_locks(&dir),
@@ -66,6 +68,16 @@ fn on_overlayfs_with_layers_on_different_filesystems() {
 #[test]
 fn on_overlayfs_with_layers_on_one_filesystem() {
     mounted("overlay on one", &[]);
+}
+
+#[test]
+fn on_overlayfs_under_names_of_any_bytes() {
+    mounted("overlay with names", &[]);
+}
+
+#[test]
+fn on_a_lock_file_that_is_mounted_from_another_filesystem() {
+    mounted("file from elsewhere", &["mkfs.btrfs", "btrfs"]);
 }
 
 #[test]
@@ -212,6 +224,52 @@ fn overlay_on_one(dir: &Path) {
     );
     mount("overlay", &options, "overlay", &target);
     whole_story(&target);
+}
+
+/// Wherever the mounts' names are cut or not UTF-8 in `/proc/self/mountinfo`.
+fn overlay_with_names(dir: &Path) {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    for (n, name) in [&b"\xff"[..], "\u{fc}".repeat(40).as_bytes(), b"a b\nc"].iter().enumerate() {
+        for padding in ["", "a"] {
+            let base = subdirectory(dir, &format!("{n}{padding}"));
+            let (lower, upper) = (tmpfs(&base, "lower"), tmpfs(&base, "upper"));
+            let (data, work) = (subdirectory(&upper, "data"), subdirectory(&upper, "work"));
+            let target = base.join(OsStr::from_bytes(&[padding.as_bytes(), name].concat()));
+            fs::create_dir(&target).unwrap();
+            let options = format!(
+                "xino=off,lowerdir={},upperdir={},workdir={}",
+                lower.display(),
+                data.display(),
+                work.display()
+            );
+            let mut command = Command::new("mount");
+            command.args(["-t", "overlay", "-o", &options, "overlay"]).arg(&target);
+            assert!(command.status().unwrap().success());
+            let mut player = Player::start_in(&target);
+            let pid = player.pid_of("flock s");
+            assert_eq!(ask_both(&target, "s"), format!("Held {pid} confirmed"));
+        }
+    }
+}
+
+/// The directory's filesystem and that of a file in it have different devices in the table.
+fn file_from_elsewhere(dir: &Path) {
+    let (locks, elsewhere) = (tmpfs(dir, "locks"), image(dir, "btrfs", "120M"));
+    for name in ["s.lock", "t.lock"] {
+        fs::write(locks.join(name), "").unwrap();
+        fs::write(elsewhere.join(name), "").unwrap();
+    }
+    run(&[
+        "mount",
+        "--bind",
+        elsewhere.join("s.lock").to_str().unwrap(),
+        locks.join("s.lock").to_str().unwrap(),
+    ]);
+    let mut player = Player::start(&locks);
+    let pid = player.pid_of("flock s");
+    assert_eq!(ask_both(&locks, "s"), format!("Held {pid} confirmed"));
+    assert_eq!(ask_both(&locks, "t"), "Free confirmed");
 }
 
 fn two_tmpfs(dir: &Path) {

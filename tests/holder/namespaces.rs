@@ -126,6 +126,25 @@ fn where_the_table_is_not_complete_a_label_of_a_living_process_is_believed() {
     assert_eq!(inside.tell("list s"), format!("Held {pid} labelled"));
 }
 
+/// In a time namespace of its own a process has another start time to itself than to others.
+#[test]
+fn a_holder_in_a_time_namespace_is_not_taken_for_its_numbers_next() {
+    if !can_unshare() {
+        return;
+    }
+    let dir = scratch();
+    let dir = dir.path();
+    let wrapper = ["unshare", "--time", "--boottime", "100000", "--fork", "--kill-child"];
+    let mut player = Player::start_under(&wrapper, dir);
+    let pid = player.pid_of("acquire s");
+    assert_eq!(ask_both(dir, "s"), format!("Held {pid} confirmed labelled"));
+    // And the other way round.
+    let lock = SessionLock::acquire(Some(dir), "t").unwrap();
+    let me = std::process::id();
+    assert_eq!(player.tell("list t"), format!("Held {me} confirmed labelled"));
+    lock.release().unwrap();
+}
+
 #[test]
 fn in_a_user_namespace_all_is_seen() {
     if !have("unshare") {

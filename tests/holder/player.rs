@@ -59,6 +59,7 @@ pub fn play(stage: &mut Stage) {
     let mut files = Vec::new();
     let mut nested: Option<(Player, Life)> = None;
     let mut reborn = Vec::new();
+    let mut sockets = Vec::new();
     while let Some(line) = stage.next() {
         let (command, session) = line.split_once(' ').unwrap();
         let answer = match command {
@@ -101,6 +102,13 @@ pub fn play(stage: &mut Stage) {
                 "reborn".to_owned()
             }
             "child" => bare_child().to_string(),
+            // The lock's only descriptor is on its way to nobody.
+            "flock-into-a-socket" => {
+                let file = open(&session_lock::path(Some(dir), session).unwrap());
+                flock(&file, libc::LOCK_EX | libc::LOCK_NB);
+                sockets.push(send_to_nobody(file));
+                process::id().to_string()
+            }
             "ask" => ask(dir, session),
             "list" => ask_both(dir, session),
             "processes" => format!("{:?}", pids_of_processes(dir, session)),
@@ -110,6 +118,34 @@ pub fn play(stage: &mut Stage) {
         };
         stage.say(&answer);
     }
+}
+
+/// Leaves a descriptor in a socket's queue (`SCM_RIGHTS`, unix(7)).
+fn send_to_nobody(file: File) -> (UnixStream, UnixStream) {
+    let (from, to) = UnixStream::pair().unwrap();
+    let mut byte = [0u8];
+    let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = [0u64; 8];
+    // SAFETY: zeros are a valid message, of nothing.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: computes a size.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(4) } as _;
+    // SAFETY: the message has room for a header.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: the header is within `control`, which is aligned for it.
+    let header = unsafe { &mut *header };
+    header.cmsg_level = libc::SOL_SOCKET;
+    header.cmsg_type = libc::SCM_RIGHTS;
+    // SAFETY: computes a size.
+    header.cmsg_len = unsafe { libc::CMSG_LEN(4) } as _;
+    // SAFETY: the data follow the header, within `control`.
+    unsafe { libc::CMSG_DATA(header).cast::<i32>().write_unaligned(file.as_raw_fd()) };
+    // SAFETY: the message and all that it points to live through the call.
+    assert_eq!(unsafe { libc::sendmsg(from.as_raw_fd(), &raw const message, 0) }, 1);
+    (from, to)
 }
 
 pub fn open(path: &Path) -> File {
@@ -190,6 +226,13 @@ pub struct Player(pub Actor);
 impl Player {
     pub fn start(dir: &Path) -> Player {
         Player(Actor::start("player", &[dir]))
+    }
+
+    /// In a directory with a name of any bytes, which it reaches as its working directory.
+    pub fn start_in(dir: &Path) -> Player {
+        Player(Actor::start_with("player", &["."], |command| {
+            command.current_dir(dir);
+        }))
     }
 
     pub fn start_under(wrapper: &[&str], dir: &Path) -> Player {

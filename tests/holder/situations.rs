@@ -172,6 +172,32 @@ fn one_of_several_that_share_a_lock_is_named() {
 }
 
 #[test]
+fn a_lock_on_its_way_in_a_socket_is_held_and_not_orphaned() {
+    let dir = scratch();
+    let dir = dir.path();
+    let mut player = Player::start(dir);
+    let pid = player.pid_of("flock-into-a-socket s");
+    assert_eq!(ask_both(dir, "s"), format!("Held {pid} confirmed"));
+    player.0.kill();
+    assert_eq!(ask_both(dir, "s"), "Free confirmed");
+}
+
+#[test]
+fn a_stopped_holder_is_suspended() {
+    let dir = scratch();
+    let dir = dir.path();
+    let mut player = Player::start(dir);
+    let pid = player.pid_of("acquire s");
+    let suspended = || session_lock::holder(Some(dir), "s").unwrap().suspended;
+    assert!(!suspended());
+    for (signal, expected) in [(libc::SIGSTOP, true), (libc::SIGCONT, false)] {
+        // SAFETY: a signal to a child of ours that has not been waited for.
+        assert_eq!(unsafe { libc::kill(pid as libc::pid_t, signal) }, 0);
+        crate::support::until("stopped, or going on", || suspended() == expected);
+    }
+}
+
+#[test]
 fn a_lock_whose_taker_is_dead_is_orphaned_and_who_has_it_is_named() {
     let dir = scratch();
     let dir = dir.path();
