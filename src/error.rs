@@ -50,11 +50,14 @@ pub enum Error {
     },
 
     /// The path no longer names the file that is locked: somebody deleted or replaced it, or closed
-    /// the descriptor. Exclusion may have been lost (`ESTALE`).
+    /// the descriptor; or a filesystem that several hosts share has taken the lock away. Exclusion may
+    /// have been lost (`ESTALE`).
     #[error("{}: no longer the file that was locked; exclusion may have been lost", path.display())]
     Stale {
         /// The lock file.
         path: PathBuf,
+        /// What the filesystem said, if it was an error of its own.
+        source: Option<io::Error>,
     },
 
     /// The label of the lock could not be read or written, so there is no fencing token (`ENODATA`).

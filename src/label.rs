@@ -317,12 +317,15 @@ pub(crate) struct Holder {
 impl Label {
     /// Reads a label from an open file.
     pub fn read(file: BorrowedFd<'_>) -> Label {
+        Label::try_read(file).unwrap_or(Label::Unreadable)
+    }
+
+    /// The same, where it matters why a file cannot be read.
+    pub fn try_read(file: BorrowedFd<'_>) -> io::Result<Label> {
         // One byte more than there can be: then it is not one of ours.
         let mut text = [0; SIZE + 1];
-        match sys::pread(file, &mut text, 0) {
-            Ok(length) => Label::parse(&text[..length]),
-            Err(_) => Label::Unreadable,
-        }
+        let length = sys::pread(file, &mut text, 0)?;
+        Ok(Label::parse(&text[..length]))
     }
 
     /// Any bytes at all: the file may belong to another user.

@@ -9,14 +9,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::label::{self, Label, Wish};
 use crate::lock_file::{self, LockFile, Opened};
 use crate::procfs::{self, ProcId};
-use crate::registry::{self, LockRecord};
-use crate::sys;
+use crate::registry::{self, Descriptor, LockRecord};
+use crate::sys::{self, Stat};
 use crate::wait::{self, WaitError, WaitLimits};
 
 /// The lock of a session, held by this process until it is released or dropped.
@@ -210,7 +211,12 @@ impl SessionLock {
     /// Is the lock that we hold still *the* lock? To be asked before a step that must not run twice.
     ///
     /// It is not, if somebody deleted, renamed or replaced the file (then the next one who comes
-    /// locks another file), or closed our descriptor. Two system calls; nothing is changed.
+    /// locks another file), or closed our descriptor. Two system calls on a local filesystem; nothing is
+    /// changed.
+    ///
+    /// On a filesystem that other hosts share it also sees that the filesystem has taken the lock away:
+    /// the host was cut off, and somebody else has the lock. There it may take as long as the filesystem
+    /// does. What has failed once stays [`Error::Stale`].
     ///
     /// # Errors
     ///
@@ -426,7 +432,14 @@ fn hand_out(file: LockFile, opened: Opened, wish: &Wish<'_>) -> Result<SessionLo
     // A label that cannot be written (disk full, RLIMIT_FSIZE) is no reason to refuse a lock.
     let token = writable.then(|| label::write(descriptor.fd(), wish)).and_then(Result::ok);
     let owner = sys::getpid();
-    let record = Arc::new(LockRecord { path: file.path, file: stat.id, owner, token });
+    let shared = is_shared(&descriptor, &stat);
+    if shared {
+        // Where other hosts read it.
+        let _ = sys::fdatasync(descriptor.fd());
+    }
+    let lost = AtomicBool::new(false);
+    let record =
+        Arc::new(LockRecord { path: file.path, file: stat.id, owner, token, shared, lost });
     match descriptor.hand_out(Arc::clone(&record)) {
         Some(handle) => Ok(SessionLock { handle, record }),
         None => Err(Error::Interrupted { path: lock_file::to_path(&record.path) }),
@@ -444,25 +457,96 @@ fn wait_failed(file: &LockFile, error: WaitError) -> Error {
 }
 
 fn stale(path: &CStr) -> Error {
-    Error::Stale { path: lock_file::to_path(path) }
+    Error::Stale { path: lock_file::to_path(path), source: None }
 }
 
 fn check_path(record: &LockRecord) -> Result<(), Error> {
+    let path = || lock_file::to_path(&record.path);
     match lock_file::is_at_path(&record.path, record.file) {
         Ok(true) => Ok(()),
         Ok(false) => Err(stale(&record.path)),
-        Err(source) => {
-            Err(Error::Os { path: lock_file::to_path(&record.path), call: "lstat", source })
+        Err(error) if record.shared && is_loss(&error) => {
+            Err(Error::Stale { path: path(), source: Some(error) })
         }
+        Err(source) => Err(Error::Os { path: path(), call: "lstat", source }),
     }
 }
 
 pub(crate) fn check(handle: u64) -> Result<(), Error> {
-    check_path(&*registry::get(handle)?)
+    let (number, record) = registry::get(handle)?;
+    check_path(&record)?;
+    if !record.shared {
+        return Ok(());
+    }
+    // A copy, so that a release in another thread does not take the number away meanwhile.
+    match Descriptor::open_other(|| sys::fcntl_dupfd_number(number)) {
+        Ok(copy) => check_shared(copy.fd(), &record),
+        Err(source) => Err(lost(&record, Some(source))),
+    }
+}
+
+// ------------------------------------------------------- filesystems that several hosts share
+
+const NFS: u32 = 0x6969;
+
+/// Whether other hosts may share the filesystem. One on a disk of its own has a driver's device, which
+/// is not of the major number 0.
+fn is_shared(descriptor: &Descriptor, stat: &Stat) -> bool {
+    /// Tmpfs, btrfs, overlayfs, ramfs, zfs, bcachefs.
+    const LOCAL: [u32; 6] =
+        [0x0102_1994, 0x9123_683E, 0x794C_7630, 0x8584_58F6, 0x2FC1_2FC1, 0xCA45_1A4E];
+    libc::major(stat.id.dev) == 0
+        && !sys::fstatfs_type(descriptor.fd()).is_ok_and(|kind| LOCAL.contains(&kind))
+}
+
+/// Whether an error means that the host was cut off, and the lock is gone.
+fn is_loss(error: &io::Error) -> bool {
+    let lost =
+        [libc::EBADF, libc::EBADFD, libc::EIO, libc::ENOTCONN, libc::ESHUTDOWN, libc::ESTALE];
+    error.raw_os_error().is_some_and(|errno| lost.contains(&errno))
+}
+
+/// Whether the lock is still ours where the filesystem may have given it to another host meanwhile: the
+/// label must be ours, and on NFS the kernel must still grant the lock.
+fn check_shared(fd: BorrowedFd<'_>, record: &LockRecord) -> Result<(), Error> {
+    if record.lost.load(Ordering::Relaxed) {
+        return Err(lost(record, None));
+    }
+    // What this host remembers of the file may be older than the next holder's label.
+    let _ = sys::posix_fadvise_dontneed(fd);
+    match Label::try_read(fd) {
+        Ok(Label::Holder(holder)) if Some(holder.token) == record.token => {}
+        // A lock without a label has none to compare.
+        Ok(_) if record.token.is_none() => {}
+        Ok(_) => return Err(lost(record, None)),
+        Err(error) if is_loss(&error) => return Err(lost(record, Some(error))),
+        Err(source) => {
+            return Err(Error::Os {
+                path: lock_file::to_path(&record.path),
+                call: "pread",
+                source,
+            });
+        }
+    }
+    // The kernel refuses to lock again what it has lost; what it still holds does not change.
+    if sys::fstatfs_type(fd).is_ok_and(|kind| kind == NFS) {
+        match sys::flock_nonblocking(fd) {
+            Ok(true) => {}
+            Ok(false) => return Err(lost(record, None)),
+            Err(error) => return Err(lost(record, Some(error))),
+        }
+    }
+    Ok(())
+}
+
+/// Notes that the lock is lost, for good.
+fn lost(record: &LockRecord, source: Option<io::Error>) -> Error {
+    record.lost.store(true, Ordering::Relaxed);
+    Error::Stale { path: lock_file::to_path(&record.path), source }
 }
 
 pub(crate) fn token(handle: u64) -> Result<u64, Error> {
-    let record = registry::get(handle)?;
+    let (_, record) = registry::get(handle)?;
     record.token.ok_or_else(|| Error::NoToken { path: lock_file::to_path(&record.path) })
 }
 
@@ -472,14 +556,18 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
         return Err(stale(&record.path));
     }
     // While it is still locked: afterwards the file is the next holder's.
-    let checked = check_path(&record);
+    let checked = match check_path(&record) {
+        Ok(()) if record.shared => check_shared(descriptor.fd(), &record),
+        checked => checked,
+    };
     if let Some(token) = record.token {
         let _ = label::clear_own(descriptor.fd(), token);
     }
-    sys::flock_unlock(descriptor.fd()).map_err(|source| Error::Os {
-        path: lock_file::to_path(&record.path),
-        call: "flock",
-        source,
-    })?;
-    checked
+    match sys::flock_unlock(descriptor.fd()) {
+        Ok(()) => checked,
+        Err(error) if record.shared && is_loss(&error) => Err(lost(&record, Some(error))),
+        Err(source) => {
+            Err(Error::Os { path: lock_file::to_path(&record.path), call: "flock", source })
+        }
+    }
 }

@@ -27,7 +27,7 @@ use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::error::Error;
@@ -41,6 +41,10 @@ pub(crate) struct LockRecord {
     pub owner: u32,
     /// The fencing token; `None` if there is no label.
     pub token: Option<u64>,
+    /// The filesystem may be shared by other hosts, and take the lock away.
+    pub shared: bool,
+    /// It has done so: a lost lock that is free again would be taken again without a word.
+    pub lost: AtomicBool,
 }
 
 struct Entry {
@@ -222,7 +226,7 @@ fn not_owner(lock: &LockRecord) -> Error {
 
 /// Looks a handle up; `EPERM` for one that was inherited by `fork`, `ESTALE` if the descriptor was
 /// closed behind our back.
-pub(crate) fn get(handle: u64) -> Result<Arc<LockRecord>, Error> {
+pub(crate) fn get(handle: u64) -> Result<(RawFd, Arc<LockRecord>), Error> {
     let registry = registry();
     let entry = registry.entries.get(&handle).ok_or(Error::BadHandle)?;
     let lock = entry.lock.as_ref().ok_or(Error::BadHandle)?;
@@ -230,9 +234,9 @@ pub(crate) fn get(handle: u64) -> Result<Arc<LockRecord>, Error> {
         return Err(not_owner(lock));
     }
     if !registry.is_ours(handle, entry) {
-        return Err(Error::Stale { path: to_path(lock) });
+        return Err(Error::Stale { path: to_path(lock), source: None });
     }
-    Ok(Arc::clone(lock))
+    Ok((entry.number(), Arc::clone(lock)))
 }
 
 /// Ends a handle: from now on nobody else can use it.

@@ -144,6 +144,14 @@ pub(crate) fn fcntl_getfl(number: RawFd) -> Option<c_int> {
     (flags != -1).then_some(flags)
 }
 
+/// A copy of the descriptor behind a number, which may be closed or somebody else's; close-on-exec.
+pub(crate) fn fcntl_dupfd_number(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: to copy a descriptor changes nothing, whoever the number belongs to.
+    let copy = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: the call has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// A copy with a number that is not below `least`; close-on-exec.
 pub(crate) fn fcntl_dupfd(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open for as long as it is borrowed.
@@ -170,6 +178,29 @@ pub(crate) fn statfs_type(path: &CStr) -> io::Result<u32> {
     let stat = unsafe { stat.assume_init_ref() };
     #[allow(clippy::cast_possible_truncation, reason = "the type is a 32-bit number everywhere")]
     Ok(stat.f_type as u32)
+}
+
+/// The same for an open file.
+pub(crate) fn fstatfs_type(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the descriptor is open; the buffer has the size of the struct that the call fills.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded, so it has filled the struct.
+    let stat = unsafe { stat.assume_init_ref() };
+    #[allow(clippy::cast_possible_truncation, reason = "the type is a 32-bit number everywhere")]
+    Ok(stat.f_type as u32)
+}
+
+/// Writes what is in the page cache, as `fdatasync(2)`.
+pub(crate) fn fdatasync(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as it is borrowed.
+    check(unsafe { libc::fdatasync(fd.as_raw_fd()) }).map(drop)
+}
+
+/// Drops what the page cache has of a file: it is read anew (`POSIX_FADV_DONTNEED`).
+pub(crate) fn posix_fadvise_dontneed(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as it is borrowed.
+    check_code(unsafe { libc::posix_fadvise(fd.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) })
 }
 
 /// The number of the mount that `path` is on, as in `/proc/self/mountinfo`; `ENOSYS` where the kernel

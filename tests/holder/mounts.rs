@@ -35,6 +35,7 @@ pub fn on_a_mount(stage: &mut Stage) {
         "file from elsewhere" => file_from_elsewhere(&dir),
         "two tmpfs" => two_tmpfs(&dir),
         "bindfs" => bindfs(&dir),
+        "lost" => lost(&dir),
         "bindfs with locks" => bindfs_with_locks(&dir),
         _ => unreachable!(),
     }
@@ -88,6 +89,11 @@ fn on_two_filesystems_with_the_same_inode_number() {
 #[test]
 fn on_a_fuse_filesystem_whose_locks_the_kernel_keeps() {
     mounted("bindfs", &["bindfs"]);
+}
+
+#[test]
+fn on_a_fuse_filesystem_that_has_given_the_lock_to_somebody_else() {
+    mounted("lost", &["bindfs"]);
 }
 
 #[test]
@@ -281,6 +287,34 @@ fn bindfs_at(dir: &Path, options: &[&str]) -> PathBuf {
     let paths = [source.to_str().unwrap(), target.to_str().unwrap()];
     run(&[&["bindfs"], options, &paths].concat());
     target
+}
+
+/// A filesystem that other hosts might share: it may have given the lock to somebody else meanwhile,
+/// whose label then stands in the file.
+fn lost(dir: &Path) {
+    let dir = &bindfs_at(dir, &[]);
+    let lock = SessionLock::acquire(Some(dir), "s").unwrap();
+    lock.check().unwrap();
+    // Through another mount of the same files these two do not exclude each other.
+    let source = dir.parent().unwrap().join("source");
+    let mut next = Player::start(&source);
+    next.tell("acquire s");
+    let stale = |result| matches!(result, Err(session_lock::Error::Stale { .. }));
+    assert!(stale(lock.check()));
+    next.tell("release s");
+    assert!(stale(lock.check()), "what is lost stays lost");
+    next.tell("acquire s");
+    let label = fs::read(source.join("s.lock")).unwrap();
+    assert!(stale(lock.release()));
+    assert_eq!(fs::read(source.join("s.lock")).unwrap(), label, "the next holder's label stays");
+    next.tell("release s");
+
+    // One that loses nothing.
+    let lock = SessionLock::acquire(Some(dir), "s").unwrap();
+    lock.check().unwrap();
+    lock.check().unwrap();
+    lock.release().unwrap();
+    assert_eq!(ask(&source, "s"), "Free confirmed");
 }
 
 /// The table has every lock, but from here that cannot be known.

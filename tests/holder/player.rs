@@ -141,8 +141,10 @@ fn send_to_nobody(file: File) -> (UnixStream, UnixStream) {
     header.cmsg_type = libc::SCM_RIGHTS;
     // SAFETY: computes a size.
     header.cmsg_len = unsafe { libc::CMSG_LEN(4) } as _;
+    // SAFETY: the header is whole.
+    let payload = unsafe { libc::CMSG_DATA(header) };
     // SAFETY: the data follow the header, within `control`.
-    unsafe { libc::CMSG_DATA(header).cast::<i32>().write_unaligned(file.as_raw_fd()) };
+    unsafe { payload.cast::<i32>().write_unaligned(file.as_raw_fd()) };
     // SAFETY: the message and all that it points to live through the call.
     assert_eq!(unsafe { libc::sendmsg(from.as_raw_fd(), &raw const message, 0) }, 1);
     (from, to)
