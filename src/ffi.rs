@@ -331,16 +331,27 @@ pub extern "C" fn session_lock_release(lock: session_lock_handle) -> c_int {
     call(|| lock::release(lock))
 }
 
-/// Is the lock that I hold still *the* lock? To be called before a step that must not run twice. Two
-/// system calls; changes nothing.
+/// Checks that the lock that the caller holds is still *the* lock of the session. Call it before a step
+/// that must not run twice. It changes nothing, and takes two system calls on a local filesystem.
+///
+/// On a filesystem that other hosts share it also sees that the filesystem has taken the lock away: the
+/// host was cut off, its lease ran out, and somebody else may hold the lock. The label, read past caches
+/// as far as that goes, must still be this holder's, and on NFS the kernel must still grant the lock.
 ///
 /// @param lock  The handle.
 ///
-/// @return 0: it is. Or -EBADF, -EPERM, -ESTALE as session_lock_release(); or the errno of the system
-///         call that failed.
+/// @return 0: it is. Or:
+///         -EBADF   no such handle: never given, or released already;
+///         -EPERM   it was acquired by the process that this one was forked from;
+///         -ESTALE  the path no longer names the file that was locked (somebody deleted, renamed or
+///                  replaced it, or closed the descriptor), or the filesystem took the lock away:
+///                  exclusion may have been lost. What has failed once on a shared filesystem stays
+///                  -ESTALE;
+///         or the errno of the system call that failed.
 ///
 /// @threads    From any thread. Not from a signal handler.
-/// @blocking   No; no cancellation point.
+/// @blocking   No; no cancellation point. On a filesystem that other hosts share, as long as that does: a
+///             host that was cut off may hang for a minute and more.
 /// @fork/exec  -EPERM in a child.
 /// @see        stat(2)
 #[unsafe(no_mangle)]
@@ -385,15 +396,27 @@ pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *m
     })
 }
 
-/// Who holds a session's lock? Never takes the lock, not even for a moment, so it cannot make
-/// somebody else's attempt fail; creates nothing. The answer can be out of date when it arrives:
-/// never gate on it.
+/// Tells who holds a session's lock. It never takes the lock, not even for a moment, so it cannot make
+/// somebody else's attempt fail; it creates nothing. The answer can be out of date when it arrives: never
+/// gate on it.
 ///
-/// The kernel's table (/proc/locks) is asked first, and wins: a holder that is no user of this library
-/// (flock(1), Python's fcntl.flock, with a shared lock too) is reported as well, and what a dead
-/// process left in the file is not a holder. SESSION_LOCK_FREE is only said when it is known. Where
-/// the table cannot see every holder (inside a PID namespace, on a FUSE or network filesystem) and
-/// does not name one, the label in the file decides:
+/// The kernel's word wins. A holder that is no user of this library (flock(1), Python's fcntl.flock, with
+/// a shared lock too) is reported as well; what a dead process left in the file is not a holder. The
+/// process that a guardian holds the lock for (session-lock(1)) is the holder; once it has ended, the
+/// session does not count as held. SESSION_LOCK_FREE is only said when it is known. What decides, in
+/// this order:
+///
+/// - the descriptor that the label names has the lock (/proc/PID/fdinfo): held. About 20 microseconds,
+///   however many locks there are;
+/// - the kernel's table (/proc/locks) names who took the lock: held. The table is read in whole, about
+///   20 microseconds with few locks, and 0.2 with each more;
+/// - the table names nobody, and is known to be complete: free. A table of more than half a page must be
+///   read twice with the same result;
+/// - the table does not come to rest: the descriptors of all processes are searched, which takes some
+///   milliseconds. Held if one has the lock; free if none has, and all could be looked at.
+///
+/// Where the kernel cannot show every holder (inside a PID namespace, on a FUSE or network filesystem,
+/// beside processes of other users) and does not name one, the label in the file decides:
 ///
 /// - cleared, or no file: SESSION_LOCK_FREE, confirmed 0;
 /// - of a process of this host, this boot and this PID namespace that is alive with the same start
@@ -415,7 +438,8 @@ pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *m
 ///         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...).
 ///
 /// @threads    From any thread. Not from a signal handler.
-/// @blocking   No; no cancellation point. 20 to 40 microseconds with an ordinary lock table.
+/// @blocking   No; no cancellation point. With a struct that ends before the field waiters, the table is
+///             not read for a holder that the label names.
 /// @fork/exec  Works in a child as anywhere else.
 /// @see        proc_locks(5)
 #[unsafe(no_mangle)]
