@@ -62,7 +62,7 @@ use filesystem::Filesystem;
 use snapshot::{File, Snapshot};
 
 /// Whether a session is locked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Somebody holds the lock.
     Held,
@@ -221,7 +221,8 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
         }
         sessions.push(Session { name, holder });
     }
-    sessions.sort_by(|a, b| (a.holder.state, &a.name).cmp(&(b.holder.state, &b.name)));
+    let held = |session: &Session| session.holder.state == State::Held;
+    sessions.sort_by(|a, b| held(b).cmp(&held(a)).then_with(|| a.name.cmp(&b.name)));
     Ok(sessions)
 }
 
