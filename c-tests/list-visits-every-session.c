@@ -21,14 +21,14 @@ static int visit(void *context, const char *session, const struct session_lock_h
 }
 
 int main(void) {
-  session_lock_handle lock;
+  session_lock_handle lock, held;
   struct seen seen = {0};
   CHECK_OK(session_lock_list(".", visit, &seen));
   CHECK_IS(seen.count, 0);
 
   const char *sessions[] = {"c", "a/b", "a"};
   for (int n = 0; n < 3; n++) {
-    CHECK_OK(session_lock_acquire(".", sessions[n], &lock));
+    CHECK_OK(session_lock_acquire(".", sessions[n], n == 1 ? &held : &lock));
     if (n != 1) CHECK_OK(session_lock_release(lock));
   }
   CHECK_OK(session_lock_acquire(".", "c", &lock));
@@ -49,4 +49,6 @@ int main(void) {
   seen = (struct seen){0};
   CHECK_OK(session_lock_list("./no-such-directory", visit, &seen));
   CHECK(seen.count == 0 && access("no-such-directory", F_OK) == -1);
+  CHECK_OK(session_lock_release(held));
+  CHECK_OK(session_lock_release(lock));
 }

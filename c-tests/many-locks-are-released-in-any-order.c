@@ -58,10 +58,9 @@ int main(void) {
     more = (struct rlimit){.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
   }
   CHECK(setrlimit(RLIMIT_NOFILE, &more) == 0);
-  int most = (int)more.rlim_cur - 50, wanted = rounds(1000);
+  int most = (int)more.rlim_cur - 50, wanted = rounds_up_to(MOST, 1000);
   int count = wanted < most ? wanted : most;
   if (most < 10 * FEW) skip("the limit of descriptors is too low");
-  alarm(10 * LIMIT_S); /* for as many new files on a slow disk */
 
   cost(count); /* now the files are there, and whatever happens once has happened */
   double few = cost(FEW), many = cost(count);

@@ -12,8 +12,10 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -27,7 +29,9 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,7 +40,8 @@
 
 #define UNUSED __attribute__((unused))
 
-/* A program that hangs is ended; far beyond what any takes, under valgrind on a busy machine too. */
+/* A program that hangs is ended; far beyond what any takes, under valgrind on a busy machine too. A
+ * long run has ten times as long. */
 #define LIMIT_S 120
 
 static pid_t test_pid;
@@ -46,18 +51,27 @@ static void a_child_failed(int number) {
   _exit(1);
 }
 
+/* How many repetitions the driver wants of a hundred: fewer where everything is slow (under valgrind and
+ * the sanitizers), more in a long run. */
+static int percent(void) {
+  const char *text = getenv("ROUNDS_PERCENT");
+  return text == NULL ? 100 : atoi(text);
+}
+
+/* How often to repeat what `usual` repetitions show, in a long run at most `most` times. */
+UNUSED static int rounds_up_to(int most, int usual) {
+  int64_t count = (int64_t)usual * percent() / 100;
+  return count > most ? most : count > 0 ? (int)count : 1;
+}
+
+UNUSED static int rounds(int usual) {
+  return rounds_up_to(INT_MAX, usual);
+}
+
 __attribute__((constructor)) static void begin(void) {
   test_pid = getpid();
   signal(SIGTERM, a_child_failed);
-  alarm(LIMIT_S);
-}
-
-/* How often to repeat what `usual` repetitions show: the driver asks for fewer where everything is slow
- * (under valgrind and the sanitizers) and for more in a long run. */
-UNUSED static int rounds(int usual) {
-  const char *percent = getenv("ROUNDS_PERCENT");
-  int count = percent == NULL ? usual : usual * atoi(percent) / 100;
-  return count > 0 ? count : 1;
+  alarm(percent() > 100 ? 10 * LIMIT_S : LIMIT_S);
 }
 
 /* A failure anywhere, in a child too, is the whole program's. */
@@ -90,6 +104,31 @@ __attribute__((noreturn)) UNUSED static void skip(const char *why) {
   fprintf(stderr, "%s\n", why);
   exit(77);
 }
+
+UNUSED static int64_t now_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000;
+}
+
+UNUSED static void sleep_until_us(int64_t us) {
+  struct timespec at = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR) continue;
+}
+
+UNUSED static void nap(void) {
+  nanosleep(&(struct timespec){.tv_nsec = 200 * 1000}, NULL);
+}
+
+/* For a state that nothing announces. */
+#define AWAIT(state)                                                                                 \
+  do {                                                                                               \
+    for (int64_t since_ = now_us(); !(state); nap()) {                                               \
+      if (now_us() - since_ < LIMIT_S / 2 * INT64_C(1000000)) continue;                              \
+      fprintf(stderr, "%s:%d: not so in %d s: %s\n", __FILE__, __LINE__, LIMIT_S / 2, #state);       \
+      fail();                                                                                        \
+    }                                                                                                \
+  } while (0)
 
 /* ---------------------------------------------------------------------------------- processes */
 
@@ -154,38 +193,107 @@ UNUSED static void *shared(size_t size) {
   return memory;
 }
 
-UNUSED static void nap(void) {
-  nanosleep(&(struct timespec){.tv_nsec = 200 * 1000}, NULL);
+/* ---------------------------------------------------------------------------------------- locks */
+
+/* A stranger's lock on the file, taken without the library: the descriptor, or -1 if it is held. */
+static int stranger_locks(const char *path) {
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  CHECK(fd != -1);
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  CHECK(errno == EWOULDBLOCK);
+  close(fd);
+  return -1;
 }
 
-/* How many times the process stands in the kernel's queue for a flock(2). */
-static int blocked(pid_t pid) {
+/* Whether a stranger can take the lock at this moment. */
+UNUSED static bool is_free(const char *path) {
+  CHECK(access(path, F_OK) == 0);
+  int fd = stranger_locks(path);
+  if (fd != -1) close(fd);
+  return fd != -1;
+}
+
+/* A process that holds "./s.lock" until it is killed. */
+UNUSED static pid_t start_holder(void) {
+  struct hint held = new_hint();
+  pid_t pid = start();
+  if (pid == 0) {
+    CHECK(stranger_locks("s.lock") != -1);
+    tell(held);
+    for (;;) pause();
+  }
+  hear(held);
+  end_hint(held);
+  return pid;
+}
+
+/* How many calls of flock(2) stand in the kernel's queues: of the process, or of all (0); for the file
+ * with this inode number, or for any (0). A waiter's line is indented by one for each before it. */
+static int count_blocked(pid_t pid, uintmax_t file) {
   FILE *table = fopen("/proc/locks", "re");
   CHECK(table != NULL);
-  char line[256];
+  char line[8192];
   int count = 0, waiter;
+  uintmax_t inode;
   while (fgets(line, sizeof line, table) != NULL) {
-    if (sscanf(line, "%*d: -> FLOCK %*s %*s %d", &waiter) == 1 && waiter == pid) count++;
+    if (sscanf(line, "%*d: -> FLOCK %*s %*s %d %*x:%*x:%ju", &waiter, &inode) != 2) continue;
+    count += (pid == 0 || pid == waiter) && (file == 0 || file == inode);
   }
   fclose(table);
   return count;
 }
 
+UNUSED static int blocked(pid_t pid) {
+  return count_blocked(pid, 0);
+}
+
+/* How many wait for "./s.lock". */
+UNUSED static int waiters(void) {
+  struct stat file;
+  CHECK(stat("s.lock", &file) == 0);
+  return count_blocked(0, file.st_ino);
+}
+
 UNUSED static void await_blocked(pid_t pid) {
-  while (blocked(pid) == 0) nap();
+  AWAIT(blocked(pid) > 0);
 }
 
 UNUSED static void await_not_blocked(pid_t pid) {
-  while (blocked(pid) > 0) nap();
+  AWAIT(blocked(pid) == 0);
 }
 
-/* Whether a stranger's open of the file can take the lock at this moment. */
-UNUSED static bool is_free(const char *path) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  CHECK(fd != -1);
-  bool free = flock(fd, LOCK_EX | LOCK_NB) == 0;
+/* Whether the thread is in this system call. */
+UNUSED static bool is_in(pid_t process, pid_t thread, long call) {
+  char name[64], text[32] = "";
+  snprintf(name, sizeof name, "/proc/%d/task/%d/syscall", process, thread);
+  int fd = open(name, O_RDONLY | O_CLOEXEC);
+  if (fd == -1) return false;
+  ssize_t length = read(fd, text, sizeof text - 1);
   close(fd);
-  return free;
+  return length > 0 && text[0] >= '0' && text[0] <= '9' && atol(text) == call;
+}
+
+/* One of this process's threads that is in the system call, or 0, and how many there are. */
+UNUSED static pid_t thread_in(long call, int *count) {
+  DIR *tasks = opendir("/proc/self/task");
+  CHECK(tasks != NULL);
+  pid_t found = 0;
+  *count = 0;
+  for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+    if (!is_in(getpid(), atoi(task->d_name), call)) continue;
+    found = atoi(task->d_name);
+    ++*count;
+  }
+  closedir(tasks);
+  return found;
+}
+
+/* How many of this process's threads are blocked in flock(2), on a filesystem whose own queue is in no
+ * table, too. */
+UNUSED static int threads_in_flock(void) {
+  int count;
+  thread_in(SYS_flock, &count);
+  return count;
 }
 
 /* ----------------------------------------------------------------------------------- resources */
@@ -208,21 +316,42 @@ UNUSED static int next_fd(void) {
   return fd;
 }
 
-UNUSED static int count_fds(void) {
+static int count_entries(const char *path) {
+  DIR *directory = opendir(path);
+  CHECK(directory != NULL);
   int count = 0;
-  for (int fd = 0; fd < 1024; fd++) count += is_open(fd);
+  for (struct dirent *entry; (entry = readdir(directory)) != NULL;) count += entry->d_name[0] != '.';
+  closedir(directory);
   return count;
+}
+
+/* The listing's own descriptor is counted each time. */
+UNUSED static int count_fds(void) {
+  return count_entries("/proc/self/fd");
+}
+
+UNUSED static int count_threads(void) {
+  return count_entries("/proc/self/task");
 }
 
 /* After a wait that failed: on a busy machine its thread may need a moment more for its last steps. */
 UNUSED static void await_fds(int expected) {
-  while (count_fds() != expected) nap();
+  AWAIT(count_fds() == expected);
 }
 
-UNUSED static int64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
+/* What the process had before a call: to see that nothing of the call is left. */
+struct left {
+  int threads, fds;
+};
+
+UNUSED static struct left count_left(void) {
+  return (struct left){count_threads(), count_fds()};
+}
+
+UNUSED static void check_left(struct left before) {
+  /* The kernel lists a thread for a moment after it has been joined. */
+  AWAIT(count_threads() == before.threads);
+  await_fds(before.fds);
 }
 
 #endif

@@ -1,281 +1,362 @@
-//! The C programs in `c-tests/`, each of which is one claim: built with strict warnings, linked with the
-//! shared library by its soname, and run; by themselves, under valgrind, and with the sanitizers (which
-//! see the C programs and the calls into libc; the library itself is not instrumented).
+//! The C programs in `c-tests/`, each of which is one claim and one test here: built with strict
+//! warnings, linked with the shared library, and run; by themselves, under valgrind, and with the
+//! sanitizers (which see the C programs and the calls into libc; the library itself is not
+//! instrumented).
 //!
-//! `SESSION_LOCK_LONG=1` repeats everything more often.
+//! `SESSION_LOCK_LONG=1` repeats everything more often, and runs what takes long.
 
 mod support;
 
-use std::env;
-use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::Mutex;
-use std::thread;
+use std::process::Command;
 use std::time::Instant;
 
-/// Not a claim: what the tools must find, see [`Tool::check_that_it_catches`].
-const DELIBERATE: &str = "deliberate-error";
-const FOUNDING_BUG: &str = "dead-holders-label-misleads-nobody";
+use support::c::{self, Program, Report, Tool};
 
-/// What the programs are built with and run under.
-struct Tool {
-    compile: &'static [&'static str],
-    run: &'static [&'static str],
-    /// How often a program repeats itself, as a percentage, usually and in a long run.
-    rounds: [u32; 2],
-    /// Programs that it cannot run, and why.
-    except: &'static [(&'static str, &'static str)],
+// ----------------------------------------------------------------------------------- the programs
+
+/// A test for each program: its name with underscores.
+macro_rules! claims {
+    ($($claim:ident)*) => {
+        const CLAIMS: &[&str] = &[$(stringify!($claim)),*];
+        $(#[test] fn $claim() { holds(stringify!($claim)); })*
+    };
 }
 
-const PLAIN: Tool = Tool { compile: &["-O1"], run: &[], rounds: [100, 10_000], except: &[] };
+claims! {
+    cancel_fd_ends_the_wait
+    cancelled_thread_loses_nothing
+    closed_descriptor_is_stale
+    dead_holders_label_misleads_nobody
+    dead_parents_lock_is_free_while_its_child_lives
+    deleted_file_is_stale
+    dlclose_leaves_the_library_mapped
+    every_error_is_the_promised_errno
+    every_waiter_gets_its_turn
+    exec_inherits_nothing
+    forked_child_cannot_touch_the_lock
+    grant_at_the_last_moment_is_not_lost
+    handle_is_never_used_twice
+    header_is_the_contract
+    helper_thread_runs_no_handler
+    holder_info_has_any_size
+    hosts_with_large_thread_storage_can_wait
+    idle_wait_costs_nothing
+    killed_holders_lock_is_free_once_reaped
+    list_visits_every_session
+    many_locks_are_released_in_any_order
+    many_threads_wait_while_others_fork
+    path_fits_or_is_left_alone
+    races_with_a_grant_settle
+    release_by_another_thread
+    signal_at_the_start_ends_the_wait
+    signal_handler_ends_the_wait
+    signal_handler_restarts_the_endless_wait
+    threads_with_small_stacks_can_wait
+    token_rises_with_each_holder
+    two_processes_never_both_hold
+    version_is_the_packages
+    wait_abandons_what_cannot_be_stopped
+    wait_keeps_its_deadline
+    wait_leaks_nothing
+    wait_needs_no_thread
+}
 
-const VALGRIND: Tool = Tool {
-    compile: &["-O1"],
+/// Programs that are built in several ways, each of which is run; all others are built in one.
+const BUILDS: &[(&str, &[&str])] = &[
+    // In KiB: around the size of the stack that the helper thread would have without regard to it.
+    (
+        "hosts_with_large_thread_storage_can_wait",
+        &[
+            "-DSTORAGE=32",
+            "-DSTORAGE=44",
+            "-DSTORAGE=52",
+            "-DSTORAGE=56",
+            "-DSTORAGE=60",
+            "-DSTORAGE=200",
+        ],
+    ),
+];
+
+// -------------------------------------------------------------------------------------- the tools
+
+static PLAIN: Tool = Tool { name: "plain", compile: &[], run: &[], rounds: [100, 10_000] };
+
+static MEMCHECK: Tool = Tool {
+    name: "memcheck",
+    compile: &[],
     run: &[
         "valgrind",
         "--quiet",
         "--leak-check=full",
+        // See Report::add_valgrinds_view.
+        "--errors-for-leak-kinds=none",
         "--track-fds=yes",
         "--trace-children=yes",
         "--error-exitcode=9",
         "--log-file=valgrind.%p",
     ],
-    rounds: [4, 100],
-    except: &[],
+    rounds: [4, 20],
 };
 
-const ADDRESS: Tool = Tool {
-    compile: &["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+/// Not DRD: it does not know the standard library's locks, which are futexes, and reports everything
+/// that they guard.
+static HELGRIND: Tool = Tool {
+    name: "helgrind",
+    compile: &[],
+    run: &[
+        "valgrind",
+        "--tool=helgrind",
+        "--quiet",
+        "--trace-children=yes",
+        "--error-exitcode=9",
+        "--log-file=valgrind.%p",
+        concat!("--suppressions=", env!("CARGO_MANIFEST_DIR"), "/c-tests/helgrind.supp"),
+    ],
+    rounds: [4, 10],
+};
+
+static ADDRESS: Tool = Tool {
+    name: "address and undefined behaviour sanitizers",
+    compile: &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     run: &[],
     rounds: [10, 500],
-    except: &[],
 };
 
-const THREAD: Tool = Tool {
-    compile: &["-O1", "-fsanitize=thread", "-include", "tsan.h"],
+static THREAD: Tool = Tool {
+    name: "thread sanitizer",
+    compile: &["-fsanitize=thread", "-include", "tsan.h"],
     run: &[],
     rounds: [10, 500],
-    except: &[(
-        "signal-handler-ends-the-wait",
-        "ThreadSanitizer keeps a signal back until the next call that it knows; flock is none",
-    )],
 };
 
-/// A directory with the library as it is installed, and what was built against it.
-struct Workshop {
-    dir: tempfile::TempDir,
-    tool: &'static Tool,
+static TOOLS: [&Tool; 5] = [&PLAIN, &MEMCHECK, &HELGRIND, &ADDRESS, &THREAD];
+
+// --------------------------------------------------------------------------------- the exceptions
+
+#[derive(PartialEq)]
+enum When {
+    Never,
+    /// Only in a long run.
+    Long,
 }
 
-/// How a program ended, and what it said.
-struct Report {
-    code: Option<i32>,
-    text: String,
+struct Exception {
+    when: When,
+    /// All of them, if none is named.
+    claims: &'static [&'static str],
+    tools: &'static [&'static Tool],
+    why: &'static str,
 }
 
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("c-tests")
+/// What is not run, or not always. Everything else is run under every tool, always.
+const EXCEPTIONS: &[Exception] = &[
+    Exception {
+        when: When::Never,
+        claims: &["idle_wait_costs_nothing", "wait_leaks_nothing"],
+        tools: &[&MEMCHECK, &HELGRIND, &ADDRESS, &THREAD],
+        why: "it measures the whole process, to which the tool adds its own",
+    },
+    Exception {
+        when: When::Never,
+        claims: &["helper_thread_runs_no_handler"],
+        tools: &[&MEMCHECK, &HELGRIND],
+        why: "valgrind keeps each thread's signal mask itself, and gives the kernel another",
+    },
+    Exception {
+        when: When::Never,
+        claims: &["threads_with_small_stacks_can_wait"],
+        tools: &[&ADDRESS],
+        why: "the sanitizer's own functions need more stack than that",
+    },
+    Exception {
+        when: When::Never,
+        claims: &["signal_handler_restarts_the_endless_wait"],
+        tools: &[&THREAD],
+        why: "the sanitizer keeps a signal back until the next call that it knows; flock is none",
+    },
+    Exception {
+        when: When::Long,
+        claims: &[
+            "dead_holders_label_misleads_nobody",
+            "every_waiter_gets_its_turn",
+            "many_threads_wait_while_others_fork",
+            "races_with_a_grant_settle",
+        ],
+        tools: &[&MEMCHECK],
+        why: "it starts many processes, and each is a second of valgrind's",
+    },
+    Exception {
+        when: When::Long,
+        claims: &["hosts_with_large_thread_storage_can_wait"],
+        tools: &[&MEMCHECK, &ADDRESS, &THREAD],
+        why: "it is six programs, and differs from others only in the size of a stack",
+    },
+    Exception {
+        when: When::Long,
+        claims: &[],
+        tools: &[&HELGRIND],
+        why: "memcheck runs the same, and the thread sanitizer looks for the same",
+    },
+];
+
+fn exception(claim: &str, tool: &Tool) -> Option<&'static str> {
+    let applies = |exception: &&Exception| {
+        exception.tools.iter().any(|one| one.name == tool.name)
+            && (exception.claims.is_empty() || exception.claims.contains(&claim))
+            && (exception.when == When::Never || !support::long())
+    };
+    EXCEPTIONS.iter().find(applies).map(|exception| exception.why)
 }
 
-fn claims() -> Vec<String> {
-    let files = fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().path());
+#[test]
+fn every_program_is_a_test_and_every_exception_is_one_of_a_program() {
+    let files = fs::read_dir(c::sources()).unwrap().map(|entry| entry.unwrap().path());
     let programs = files.filter(|path| path.extension().is_some_and(|extension| extension == "c"));
-    let mut claims: Vec<_> =
-        programs.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-    claims.retain(|claim| claim != DELIBERATE);
-    claims.sort();
-    claims
+    let mut programs: Vec<String> = programs
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().replace('-', "_"))
+        .filter(|name| name != DELIBERATE)
+        .collect();
+    programs.sort();
+    assert_eq!(programs, CLAIMS);
+    let excepted = EXCEPTIONS.iter().flat_map(|exception| exception.claims);
+    for claim in excepted.chain(BUILDS.iter().map(|(claim, _)| claim)) {
+        assert!(CLAIMS.contains(claim), "{claim}");
+    }
 }
 
-fn text(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
-}
+// ---------------------------------------------------------------------------------------- running
 
-impl Workshop {
-    fn new(tool: &'static Tool) -> Workshop {
-        let dir = support::scratch();
-        // The linker is given one name, the loader finds only the other.
-        for (place, name) in [("link", "libsession_lock.so"), ("load", "libsession_lock.so.0")] {
-            fs::create_dir(dir.path().join(place)).unwrap();
-            symlink(support::shared_library(), dir.path().join(place).join(name)).unwrap();
-        }
-        Workshop { dir, tool }
-    }
-
-    fn build(&self, claim: &str, extra: &[&str]) -> PathBuf {
-        let program = self.dir.path().join(claim);
-        let output = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
-            .args(["-std=c11", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"])
-            .args(self.tool.compile)
-            .args(extra)
-            .arg(format!("-DPACKAGE_VERSION=\"{}\"", env!("CARGO_PKG_VERSION")))
-            .args(["-I", concat!(env!("CARGO_MANIFEST_DIR"), "/include"), "-I"])
-            .args([&sources(), &sources().join(format!("{claim}.c"))])
-            .arg("-o")
-            .arg(&program)
-            .arg("-L")
-            .arg(self.dir.path().join("link"))
-            .args(["-Wl,--as-needed", "-lsession_lock", "-pthread"])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{claim} does not compile:\n{}", text(&output));
-        program
-    }
-
-    /// Runs a program in a directory of its own.
-    fn run(&self, program: &Path, args: &[&str]) -> Report {
-        let dir = support::scratch();
-        let line: Vec<_> = self.tool.run.iter().map(|word| word.as_ref()).collect();
-        let line = [&line[..], &[program.as_os_str()]].concat();
-        let long = usize::from(env::var_os("SESSION_LOCK_LONG").is_some());
-        let child = Command::new(line[0])
-            .args(&line[1..])
-            .args(args)
-            .current_dir(dir.path())
-            .env("LD_LIBRARY_PATH", self.dir.path().join("load"))
-            .env("ROUNDS_PERCENT", self.tool.rounds[long].to_string())
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pid = child.id();
-        let output = child.wait_with_output().unwrap();
-        let mut report = Report { code: output.status.code(), text: text(&output) };
-        if let Some(signal) = output.status.signal() {
-            writeln!(report.text, "ended by signal {signal}").unwrap();
-        }
-        if !self.tool.run.is_empty() {
-            self.add_valgrinds_view(&mut report, dir.path(), pid);
-        }
-        report
-    }
-
-    /// valgrind writes one file for each process; a descriptor that is left open it lists, but does
-    /// not count as an error. Children may end with whatever they have open, the program must not.
-    fn add_valgrinds_view(&self, report: &mut Report, dir: &Path, pid: u32) {
-        let log = fs::read_to_string(dir.join(format!("valgrind.{pid}"))).unwrap();
-        let left = log
-            .lines()
-            .any(|line| line.contains("Open file descriptor") && line.ends_with(".lock"));
-        if left && report.code == Some(0) {
-            report.code = Some(9);
-        }
-        if report.code != Some(0) {
-            for entry in fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.extension().is_some() && path.file_stem().unwrap() == "valgrind" {
-                    report.text += &fs::read_to_string(path).unwrap();
-                }
+/// Builds and runs the program with every tool.
+fn holds(claim: &str) {
+    for flag in BUILDS.iter().find(|(of, _)| *of == claim).map_or(&[""][..], |(_, flags)| flags) {
+        let mut built: Option<Program> = None;
+        for tool in TOOLS {
+            if let Some(why) = exception(claim, tool) {
+                eprintln!("not run: {}: {why}", tool.name);
+            } else if tool.run.first().is_none_or(|command| support::have(command)) {
+                let begin = Instant::now();
+                let fits = |program: &Program| program.compiled == tool.compile;
+                let program = built.take().filter(fits);
+                let program = program.unwrap_or_else(|| build(claim, tool, flag));
+                let report = program.run(tool, &[]);
+                eprintln!("{} {flag} {:.1} s", tool.name, begin.elapsed().as_secs_f32());
+                check(tool, &report);
+                built = Some(program);
             }
         }
     }
 }
 
-impl Tool {
-    /// Runs every claim, two at a time, and says what became of each.
-    fn run_all(&'static self) {
-        let workshop = Workshop::new(self);
-        let waiting = Mutex::new(claims());
-        let done = Mutex::new(Vec::new());
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    loop {
-                        let Some(claim) = waiting.lock().unwrap().pop() else { break };
-                        let begin = Instant::now();
-                        let report = match self.except.iter().find(|(except, _)| *except == claim) {
-                            Some((_, why)) => Report { code: None, text: format!("{why}\n") },
-                            None => workshop.run(&workshop.build(&claim, &[]), &[]),
-                        };
-                        done.lock().unwrap().push((claim, report, begin.elapsed()));
-                    }
-                });
-            }
-        });
-        let mut done = done.into_inner().unwrap();
-        done.sort_by(|(one, ..), (other, ..)| one.cmp(other));
-        let mut failed = Vec::new();
-        for (claim, report, took) in &done {
-            let excepted = self.except.iter().any(|(except, _)| except == claim);
-            let outcome = match report.code {
-                Some(0) => "ok",
-                Some(77) => "skipped",
-                _ if excepted => "not run",
-                _ => {
-                    failed.push(claim);
-                    "FAILED"
-                }
-            };
-            eprintln!("{outcome:8} {claim} ({:.1} s)", took.as_secs_f32());
-            for line in report.text.lines() {
-                eprintln!("         {line}");
-            }
-            if outcome == "skipped" {
-                support::skip(claim);
-            }
-        }
-        assert!(failed.is_empty(), "{} of {} failed: {failed:?}", failed.len(), done.len());
-    }
+fn build(claim: &str, tool: &Tool, flag: &str) -> Program {
+    let flags: Vec<&str> = flag.split_whitespace().collect();
+    Program::build(&claim.replace('_', "-"), tool, &flags, c::library())
+}
 
-    /// It is really there: it sees an error that is made on purpose.
-    fn check_that_it_catches(&'static self, errors: &[(&str, &str)]) {
-        let workshop = Workshop::new(self);
-        let program = workshop.build(DELIBERATE, &["-Wno-error", "-w"]);
-        for (error, name) in errors {
-            let report = workshop.run(&program, &[error]);
-            assert!(report.code != Some(0), "nothing sees this: {error}\n{}", report.text);
-            assert!(report.text.contains(name), "something else than {error}:\n{}", report.text);
-        }
-        let report = workshop.run(&program, &["none"]);
-        assert!(report.code == Some(0), "an error where there is none:\n{}", report.text);
+#[track_caller]
+fn check(tool: &Tool, report: &Report) {
+    match report.code {
+        Some(0) => eprint!("{}", report.text),
+        Some(77) => support::skip(&report.text),
+        _ => panic!("{}:\n{}", tool.name, report.text),
+    }
+}
+
+// ------------------------------------------------------------------------------ tests of the tests
+
+/// Not a claim: what the tools must find.
+const DELIBERATE: &str = "deliberate_error";
+
+/// The tool is really there: it sees an error that is made on purpose.
+fn catches(tool: &Tool, errors: &[(&str, &str)]) {
+    let program = build(DELIBERATE, tool, "-Wno-error -w");
+    for (error, name) in errors {
+        let report = program.run(tool, &[error]);
+        assert!(report.code != Some(0), "nothing sees this: {error}\n{}", report.text);
+        assert!(report.text.contains(name), "something else than {error}:\n{}", report.text);
+    }
+    let report = program.run(tool, &["none"]);
+    assert!(report.code == Some(0), "an error where there is none:\n{}", report.text);
+}
+
+#[test]
+fn valgrind_sees_errors() {
+    if support::have("valgrind") {
+        let leaks = [("leak", "definitely lost"), ("descriptor", "s.lock")];
+        catches(&MEMCHECK, &[&[("use-after-free", "Invalid read")], &leaks[..]].concat());
+        catches(&HELGRIND, &[("race", "Possible data race")]);
     }
 }
 
 #[test]
-fn every_claim_holds() {
-    PLAIN.run_all();
+fn the_address_and_undefined_behaviour_sanitizers_see_errors() {
+    let memory = [("use-after-free", "heap-use-after-free"), ("leak", "detected memory leaks")];
+    catches(&ADDRESS, &[&memory[..], &[("overflow", "signed integer overflow")]].concat());
 }
 
-/// The test of the test: with the broken protocol in the library's place the founding bug is seen.
+#[test]
+fn the_thread_sanitizer_sees_errors() {
+    catches(&THREAD, &[("race", "data race")]);
+}
+
+/// With the broken protocol in the library's place the founding bug is seen.
 #[test]
 fn removing_a_dead_holders_file_is_caught() {
-    let workshop = Workshop::new(&PLAIN);
-    let program = workshop.build(FOUNDING_BUG, &["-DBROKEN"]);
-    let report = workshop.run(&program, &[]);
+    let report = build("dead_holders_label_misleads_nobody", &PLAIN, "-DBROKEN").run(&PLAIN, &[]);
     assert_eq!(report.code, Some(1), "{}", report.text);
     assert!(report.text.contains("atomic_fetch_add(&oracle->inside, 1) == 0"), "{}", report.text);
 }
 
+// ------------------------------------------------------------------------ other libraries and files
+
+/// A filesystem whose blocked `flock` ignores every signal: bindfs with several threads that hands
+/// locks on to the filesystem below.
+struct Bindfs(PathBuf);
+
+impl Bindfs {
+    fn mount(below: &Path, at: &Path) -> Bindfs {
+        let options = ["--multithreaded", "--enable-lock-forwarding"];
+        let status = Command::new("bindfs").args(options).args([below, at]).status().unwrap();
+        assert!(status.success(), "bindfs: {status}");
+        Bindfs(at.to_owned())
+    }
+}
+
+impl Drop for Bindfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 #[test]
-fn valgrind_finds_nothing() {
-    if !support::have("valgrind") {
+fn a_flock_that_cannot_be_interrupted_is_abandoned() {
+    if !support::is_root() || !support::have("bindfs") {
         return;
     }
-    VALGRIND.check_that_it_catches(&[
-        ("use-after-free", "Invalid read"),
-        ("leak", "definitely lost"),
-        ("descriptor", "s.lock"),
-    ]);
-    VALGRIND.run_all();
+    if !Path::new("/dev/fuse").exists() {
+        return support::skip("there is no /dev/fuse");
+    }
+    let (below, at) = (support::scratch(), support::scratch());
+    let mount = Bindfs::mount(below.path(), at.path());
+    let program = build("wait_abandons_what_cannot_be_stopped", &PLAIN, "");
+    check(&PLAIN, &program.run_in(&mount.0, &PLAIN, &["fuse"]));
 }
 
 #[test]
-fn the_address_and_undefined_behaviour_sanitizers_find_nothing() {
-    ADDRESS.check_that_it_catches(&[
-        ("use-after-free", "heap-use-after-free"),
-        ("leak", "detected memory leaks"),
-        ("overflow", "signed integer overflow"),
-    ]);
-    ADDRESS.run_all();
-}
-
-#[test]
-fn the_thread_sanitizer_finds_nothing() {
-    THREAD.check_that_it_catches(&[("race", "data race")]);
-    THREAD.run_all();
+fn races_with_a_grant_settle_in_every_build() {
+    if !support::long() {
+        return;
+    }
+    let aborting = [("CARGO_PROFILE_DEV_PANIC", "abort"), ("CARGO_PROFILE_RELEASE_PANIC", "abort")];
+    let unwinding =
+        [("CARGO_PROFILE_DEV_PANIC", "unwind"), ("CARGO_PROFILE_RELEASE_PANIC", "unwind")];
+    let no_tables = [&aborting[..], &[("RUSTFLAGS", "-Cforce-unwind-tables=no")]].concat();
+    for options in [&[][..], &["--release"]] {
+        for variables in [&aborting[..], &unwinding, &no_tables] {
+            let library = c::build_library(options, variables);
+            let program = Program::build("races-with-a-grant-settle", &PLAIN, &[], &library);
+            check(&PLAIN, &program.run(&PLAIN, &[]));
+        }
+    }
 }

@@ -5,13 +5,12 @@ mod support;
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::installed::{Ensure, Installed, LANGUAGES, ROOT, run};
+use support::installed::{Ensure, Installed, LANGUAGES, run};
 
 /// Makes the command that runs what follows it under the lock.
 type Start<'a> = Box<dyn Fn() -> Command + Sync + 'a>;
@@ -31,7 +30,7 @@ fn have_module(installed: &Installed, module: &str) -> bool {
 fn all_languages_and_other_tools_at_one_lock() {
     let Some(installed) = Installed::new(&["flock", "python3"]) else { return };
     let seconds = if support::long() { 60.0 } else { 1.0 };
-    let here = Path::new(ROOT).join("tests/company");
+    let here = support::root().join("tests/company");
     let books = installed.scratch.path().join("books");
     fs::create_dir(&books).unwrap();
     fs::write(books.join("count"), "0\n").unwrap();
@@ -116,7 +115,7 @@ fn killed_python_runs_leave_the_others_their_turn() {
     fs::write(directory.join("count"), "0").unwrap();
     let start = || -> Child {
         let mut command = installed.command("python3");
-        command.arg(Path::new(ROOT).join("tests/company/job.py")).arg(directory);
+        command.arg(support::root().join("tests/company/job.py")).arg(directory);
         command.stderr(Stdio::piped()).spawn().unwrap()
     };
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use session_lock::SessionLock;
-use support::installed::{self, Ensure, Installed, run};
+use support::installed::{Ensure, Installed, run};
 use support::{Actor, Stage};
 
 #[test]
@@ -269,7 +269,7 @@ fn rust() {
 #[test]
 fn the_go_package_passes_its_tests() {
     let Some(installed) = Installed::new(&["go", "gofmt"]) else { return };
-    let directory = Path::new(installed::ROOT).join("bindings/go");
+    let directory = support::root().join("bindings/go");
     let go = |arguments: &[&str]| {
         run(installed.command("go").current_dir(&directory).args(arguments));
     };
@@ -281,7 +281,7 @@ fn the_go_package_passes_its_tests() {
 #[test]
 fn the_python_module_passes_its_tests() {
     let Some(installed) = Installed::new(&["python3"]) else { return };
-    let directory = Path::new(installed::ROOT).join("bindings/python");
+    let directory = support::root().join("bindings/python");
     for arguments in [&["-m", "doctest", "session_lock.py"][..], &["-m", "unittest", "-q"]] {
         run(installed
             .command("python3")

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::installed::{self, Installed, make_debug, run};
+use support::installed::{Installed, make_debug, run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -90,7 +90,7 @@ fn a_release_build_is_small() {
 #[test]
 fn every_compiler_takes_the_header_and_the_library() {
     let Some(installed) = Installed::new(&[]) else { return };
-    let source = Path::new(installed::ROOT).join("tests/installed/program.c");
+    let source = support::root().join("tests/installed/program.c");
     for (compiler, options) in [
         ("gcc", &["-std=c11"][..]),
         ("clang", &["-std=c11"]),
@@ -110,7 +110,7 @@ fn every_compiler_takes_the_header_and_the_library() {
 #[test]
 fn a_static_program_needs_no_library() {
     let Some(installed) = Installed::new(&[]) else { return };
-    let source = Path::new(installed::ROOT).join("tests/installed/program.c");
+    let source = support::root().join("tests/installed/program.c");
     let flags = installed.flags(&["--static", "--cflags", "--libs"]);
     // All of the program, and this library only.
     let this_only = ["-Wl,-Bstatic", "-lsession_lock", "-Wl,-Bdynamic"].map(str::to_owned);

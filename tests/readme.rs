@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use support::installed::{Installed, ROOT, debug, run};
+use support::installed::{Installed, debug, run};
 
 /// The blocks in one language.
 fn blocks(language: &str) -> Vec<String> {
@@ -17,7 +17,7 @@ fn blocks(language: &str) -> Vec<String> {
 }
 
 fn blocks_of(file: &str, language: &str) -> Vec<String> {
-    let readme = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+    let readme = fs::read_to_string(support::root().join(file)).unwrap();
     let mut blocks = Vec::new();
     let mut lines = readme.lines();
     while let Some(line) = lines.next() {
@@ -59,7 +59,7 @@ fn rust() {
     assert!(!blocks("rust").is_empty());
     let cargo = Path::new(env!("CARGO"));
     let mut rustdoc = installed.command(cargo.with_file_name("rustdoc"));
-    rustdoc.args(["--edition=2024", "--test"]).arg(Path::new(ROOT).join("README.md"));
+    rustdoc.args(["--edition=2024", "--test"]).arg(support::root().join("README.md"));
     rustdoc.arg("-L").arg(format!("dependency={}", debug().join("deps").display()));
     let library = debug().join("libsession_lock.rlib");
     rustdoc.arg(format!("--extern=session_lock={}", library.display()));
@@ -81,7 +81,7 @@ fn go() {
     let Some(installed) = Installed::new(&["go"]) else { return };
     for program in write(&installed, "go", "main.go") {
         let directory = program.parent().unwrap();
-        let package = Path::new(ROOT).join("bindings/go");
+        let package = support::root().join("bindings/go");
         let module = format!(
             "module readme\n\ngo 1.19\n\nrequire sessionlock v0.0.0\n\nreplace sessionlock => {}\n",
             package.display()

@@ -1,12 +1,11 @@
-//! Waiting: deadlines, cancellation, signals. What needs a process of its own to look at is told by
-//! the C programs `c-tests/wait_*.c`, which are run here, one claim each.
+//! Waiting: deadlines, cancellation, signals. What needs a process of its own to look at is in the C
+//! programs of `c-tests/`.
 
 mod support;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr;
@@ -15,7 +14,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use session_lock::{Error, SessionLock};
-use support::c::Program;
 use support::{Actor, Stage};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -44,21 +42,9 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// How many calls of `flock` wait for the file now, in all processes.
-fn waiters(path: &Path) -> usize {
-    let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    locks.lines().filter(|line| line.contains("->") && line.contains(&inode)).count()
-}
-
-/// For a state of the kernel that nobody tells us about.
 #[track_caller]
-fn until(mut reached: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !reached() {
-        assert!(start.elapsed() < MINUTE, "this has not come in a minute");
-        thread::sleep(ms(1));
-    }
+fn until_waited_for(path: &Path) {
+    support::until("somebody waits", || support::waiters(support::inode(path)) == 1);
 }
 
 // ------------------------------------------------------------------------------------- deadlines
@@ -103,7 +89,7 @@ fn after_a_grant_on_a_replaced_file_the_wait_goes_on_with_the_time_that_is_left(
             let wait = move || SessionLock::wait(Some(&dir), "s", Some(timeout), None);
             (thread::spawn(move || (wait(), Instant::now())), begun)
         };
-        until(|| waiters(&path) == 1);
+        until_waited_for(&path);
         fs::rename(&path, dir.path().join("moved")).unwrap();
         let file = File::create(&path).unwrap();
         // SAFETY: no memory is involved; the file is open.
@@ -114,7 +100,7 @@ fn after_a_grant_on_a_replaced_file_the_wait_goes_on_with_the_time_that_is_left(
         let granted = Instant::now();
         holder.kill();
         if gets_it {
-            until(|| waiters(&path) == 1);
+            until_waited_for(&path);
             drop(file);
             let lock = waiter.join().unwrap().0.unwrap();
             lock.check().unwrap();
@@ -205,14 +191,14 @@ fn a_descriptor_that_becomes_readable_or_is_hung_up_ends_the_wait() {
             thread::scope(|scope| {
                 let waiter = scope
                     .spawn(|| SessionLock::wait(Some(dir.path()), "s", timeout, Some(fd.as_fd())));
-                until(|| waiters(&path) == 1);
+                until_waited_for(&path);
                 let start = Instant::now();
                 cancel();
                 let result = waiter.join().unwrap();
                 assert!(matches!(result, Err(Error::Cancelled { .. })), "{name}: {result:?}");
                 assert!(start.elapsed() < LATE, "{name}: {:?}", start.elapsed());
             });
-            assert_eq!(waiters(&path), 0, "{name}");
+            assert_eq!(support::waiters(support::inode(&path)), 0, "{name}");
         }
     }
 }
@@ -266,7 +252,9 @@ fn a_signal_handler_ends_the_wait() {
             });
             let waiting = told.recv().unwrap();
             let state = format!("/proc/self/task/{waiting}/syscall");
-            until(|| fs::read_to_string(&state).unwrap().starts_with(&format!("{call} ")));
+            support::until("it waits", || {
+                fs::read_to_string(&state).unwrap().starts_with(&format!("{call} "))
+            });
             let process = libc::pid_t::try_from(std::process::id()).unwrap();
             // SAFETY: no memory is involved; the thread is blocked in that call.
             let result = unsafe { libc::tgkill(process, waiting, libc::SIGUSR2) };
@@ -275,83 +263,4 @@ fn a_signal_handler_ends_the_wait() {
             assert!(matches!(result, Err(Error::Interrupted { .. })), "{result:?}");
         });
     }
-}
-
-// ------------------------------------------------------------------------------------ C programs
-
-#[test]
-fn races_settle() {
-    Program::new("wait/races-settle").run();
-}
-
-#[test]
-fn a_grant_at_the_last_moment_is_not_lost() {
-    Program::new("wait/grant-at-the-last-moment").run();
-}
-
-#[test]
-fn many_threads_while_others_fork() {
-    Program::new("wait/many-threads").run();
-}
-
-#[test]
-fn many_processes() {
-    Program::new("wait/many-processes").run();
-}
-
-#[test]
-fn an_idle_wait_costs_nothing() {
-    let seconds = if support::long() { "3" } else { "1" };
-    Program::new("wait/idle-costs-nothing").arg(seconds).run();
-}
-
-#[test]
-fn signal_handlers_end_the_wait_in_both_forms() {
-    Program::new("wait/interrupted-by-handlers").run();
-}
-
-#[test]
-fn a_signal_at_the_start_of_a_wait_is_not_lost() {
-    Program::new("wait/interrupted-at-its-start").run();
-}
-
-#[test]
-fn the_helper_thread_runs_no_signal_handler() {
-    Program::new("wait/runs-no-handler-in-its-thread").run();
-}
-
-#[test]
-fn without_a_thread_it_tries_again_and_again() {
-    Program::new("wait/without-threads").run();
-}
-
-#[test]
-fn without_a_thread_because_of_rlimit_nproc() {
-    if support::is_root() {
-        Program::new("wait/without-threads").flag("-DREAL_THREADS").run();
-    }
-}
-
-#[test]
-fn small_stacks() {
-    Program::new("wait/on-small-stacks").run();
-}
-
-#[test]
-fn large_thread_local_storage() {
-    // Around the size of the stack that the thread would have without regard to it.
-    for kilobytes in [32, 44, 52, 56, 60, 200] {
-        let storage = format!("-DSTORAGE={}", kilobytes * 1024);
-        Program::new("wait/with-large-thread-storage").flag(&storage).run();
-    }
-}
-
-#[test]
-fn no_memory_is_left_behind() {
-    Program::new("wait/leaks-nothing").run();
-}
-
-#[test]
-fn a_thread_that_cannot_be_stopped_is_abandoned() {
-    Program::new("wait/abandons-what-cannot-be-stopped").run();
 }

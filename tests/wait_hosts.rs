@@ -1,5 +1,4 @@
-//! Waiting in programs of other languages, in other builds of the library, and under tools that look
-//! for races.
+//! Waiting in programs of other languages.
 
 mod support;
 
@@ -7,18 +6,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use session_lock::SessionLock;
-use support::c::{self, Program};
-
-const MINUTE: Duration = Duration::from_secs(60);
+use support::{c, root};
 
 fn python(dir: &Path, form: &str) -> Child {
     let mut python = Command::new("python3");
     python.arg("tests/hosts/wait.py").arg(c::library().join("libsession_lock.so"));
-    python.arg(dir).arg(form).current_dir(env!("CARGO_MANIFEST_DIR"));
+    python.arg(dir).arg(form).current_dir(root());
     python.spawn().unwrap()
 }
 
@@ -42,18 +38,16 @@ fn ctrl_c_in_python() {
         [("deadline", libc::SYS_ppoll), ("cancel", libc::SYS_ppoll), ("endless", libc::SYS_flock)];
     for (form, call) in forms {
         let mut child = python(dir.path(), form);
-        let start = Instant::now();
         let state = format!("/proc/{}/syscall", child.id());
-        while !fs::read_to_string(&state).unwrap().starts_with(&format!("{call} ")) {
-            assert!(start.elapsed() < MINUTE, "{form}: it does not wait");
-            thread::sleep(Duration::from_millis(1));
-        }
+        support::until("it waits", || {
+            fs::read_to_string(&state).unwrap().starts_with(&format!("{call} "))
+        });
         let pid = libc::pid_t::try_from(child.id()).unwrap();
         let start = Instant::now();
         // SAFETY: no memory is involved; the child has not been reaped.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
         assert!(child.wait().unwrap().success(), "{form}");
-        assert!(start.elapsed() < MINUTE / 6, "{form}: {:?}", start.elapsed());
+        assert!(start.elapsed() < support::LIMIT / 6, "{form}: {:?}", start.elapsed());
     }
 }
 
@@ -64,15 +58,14 @@ fn go_on_many_threads() {
         return;
     }
     let dir = support::scratch();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let library = c::library().display();
     let program = dir.path().join("wait");
     let build = Command::new("go")
         .args(["build", "-o"])
         .arg(&program)
-        .arg(root.join("tests/hosts/wait.go"))
+        .arg(root().join("tests/hosts/wait.go"))
         .env("CGO_ENABLED", "1")
-        .env("CGO_CFLAGS", format!("-I{}", root.join("include").display()))
+        .env("CGO_CFLAGS", format!("-I{}", root().join("include").display()))
         .env("CGO_LDFLAGS", format!("-L{library} -lsession_lock -Wl,-rpath,{library}"))
         .status()
         .unwrap();
@@ -90,40 +83,4 @@ fn go_on_many_threads() {
     lock.release().unwrap();
     go.stdin.take().unwrap().write_all(b"\n").unwrap();
     assert!(go.wait().unwrap().success());
-}
-
-#[test]
-fn races_settle_in_every_build() {
-    if !support::long() {
-        return;
-    }
-    let unwind_tables = ("RUSTFLAGS", "-Cforce-unwind-tables=no");
-    for options in [&[][..], &["--release"]] {
-        for variables in [
-            &[("CARGO_PROFILE_DEV_PANIC", "abort"), ("CARGO_PROFILE_RELEASE_PANIC", "abort")][..],
-            &[("CARGO_PROFILE_DEV_PANIC", "unwind"), ("CARGO_PROFILE_RELEASE_PANIC", "unwind")],
-            &[
-                ("CARGO_PROFILE_DEV_PANIC", "abort"),
-                ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
-                unwind_tables,
-            ],
-        ] {
-            let library = c::build_library(options, variables);
-            Program::new("wait/races-settle").with_library(&library).run();
-        }
-    }
-}
-
-// Not DRD: it does not know the standard library's locks, which are futexes, and reports everything
-// that they guard.
-#[test]
-fn no_race_is_found_by_helgrind() {
-    if !support::long() || !support::have("valgrind") {
-        return;
-    }
-    let root = env!("CARGO_MANIFEST_DIR");
-    let suppressions = format!("--suppressions={root}/c-tests/wait/helgrind.supp");
-    let helgrind = ["valgrind", "-q", "--error-exitcode=1", "--tool=helgrind", &suppressions];
-    Program::new("wait/races-settle").arg("50").under(&helgrind).run();
-    Program::new("wait/on-small-stacks").under(&helgrind).run();
 }

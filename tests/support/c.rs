@@ -1,9 +1,38 @@
-//! C programs (`c-tests/`) that are linked against the shared library.
+//! C programs (`c-tests/`) that are linked against the shared library, and the tools that they are run
+//! under.
 
 use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+
+use super::root;
+
+/// What a program is built with and run under.
+pub struct Tool {
+    pub name: &'static str,
+    pub compile: &'static [&'static str],
+    pub run: &'static [&'static str],
+    /// How often a program repeats itself, as a percentage, usually and in a long run.
+    pub rounds: [u32; 2],
+}
+
+/// One of the programs, built.
+pub struct Program {
+    dir: tempfile::TempDir,
+    name: String,
+    /// For which tools: those that want the same.
+    pub compiled: &'static [&'static str],
+}
+
+/// How a program ended, and what it said.
+pub struct Report {
+    pub code: Option<i32>,
+    pub text: String,
+}
 
 /// The directory where the shared library is, under the name that programs record, too.
 pub fn library() -> &'static Path {
@@ -20,7 +49,7 @@ pub fn build_library(options: &[&str], variables: &[(&str, &str)]) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--lib", "--offline"]).args(options);
     cargo.arg("--target-dir").arg(&target);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).envs(variables.iter().copied());
+    cargo.current_dir(root()).envs(variables.iter().copied());
     assert!(cargo.status().unwrap().success(), "the library cannot be built");
     recorded(target.join(if options.contains(&"--release") { "release" } else { "debug" }))
 }
@@ -33,74 +62,105 @@ fn recorded(directory: PathBuf) -> PathBuf {
     }
 }
 
-/// One of the programs, to be compiled and run.
-pub struct Program {
-    name: &'static str,
-    flags: Vec<String>,
-    args: Vec<String>,
-    under: Vec<String>,
-    library: PathBuf,
+/// Where the programs are.
+pub fn sources() -> PathBuf {
+    root().join("c-tests")
+}
+
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
 impl Program {
-    pub fn new(name: &'static str) -> Program {
-        let library = library().to_owned();
-        Program { name, flags: vec![], args: vec![], under: vec![], library }
-    }
-
-    pub fn flag(mut self, flag: &str) -> Program {
-        self.flags.push(flag.to_owned());
-        self
-    }
-
-    pub fn arg(mut self, arg: &str) -> Program {
-        self.args.push(arg.to_owned());
-        self
-    }
-
-    /// Runs it under another program, such as valgrind.
-    pub fn under(mut self, command: &[&str]) -> Program {
-        self.under = command.iter().map(|&word| word.to_owned()).collect();
-        self
-    }
-
-    pub fn with_library(mut self, library: &Path) -> Program {
-        self.library = library.to_owned();
-        self
-    }
-
-    /// With a lock directory of its own.
+    /// Builds `c-tests/<name>.c` as `tool` wants it, with these flags after all others, against the
+    /// library in a directory.
     #[track_caller]
-    pub fn run(self) {
-        self.run_in(super::scratch().path());
+    pub fn build(name: &str, tool: &Tool, flags: &[&str], library: &Path) -> Program {
+        let compiled = tool.compile;
+        let program = Program { dir: super::scratch(), name: name.to_owned(), compiled };
+        let output = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
+            .args([
+                "-std=c11",
+                "-O1",
+                "-g",
+                "-Wall",
+                "-Wextra",
+                "-Wpedantic",
+                "-Wshadow",
+                "-Werror",
+            ])
+            .args(tool.compile)
+            .args(flags)
+            .arg(format!("-DPACKAGE_VERSION=\"{}\"", env!("CARGO_PKG_VERSION")))
+            .arg("-I")
+            .arg(root().join("include"))
+            .arg("-I")
+            .args([&sources(), &sources().join(format!("{name}.c"))])
+            .arg("-o")
+            .arg(program.path())
+            .arg("-L")
+            .arg(library)
+            .args(["-Wl,--as-needed", "-lsession_lock", "-pthread"])
+            .arg(format!("-Wl,-rpath,{}", library.display()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name} does not compile:\n{}", text(&output));
+        program
     }
 
-    #[track_caller]
-    pub fn run_in(self, dir: &Path) {
-        if !super::have("cc") {
-            return;
+    fn path(&self) -> PathBuf {
+        self.dir.path().join(&self.name)
+    }
+
+    /// Runs it in a directory of its own.
+    pub fn run(&self, tool: &Tool, args: &[&str]) -> Report {
+        self.run_in(super::scratch().path(), tool, args)
+    }
+
+    pub fn run_in(&self, dir: &Path, tool: &Tool, args: &[&str]) -> Report {
+        let path = self.path();
+        let mut words = tool.run.iter().map(|word| word.as_ref()).chain([path.as_os_str()]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
+            .args(args)
+            .current_dir(dir)
+            .env("ROUNDS_PERCENT", tool.rounds[usize::from(super::long())].to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let output = child.wait_with_output().unwrap();
+        let mut report = Report { code: output.status.code(), text: text(&output) };
+        if let Some(signal) = output.status.signal() {
+            writeln!(report.text, "ended by signal {signal}").unwrap();
         }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let place = super::scratch();
-        let program = place.path().join(self.name.replace('/', "-"));
-        let mut cc = Command::new("cc");
-        cc.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g", "-pthread"]);
-        cc.args(&self.flags).arg("-I").arg(root.join("include")).arg("-o").arg(&program);
-        cc.arg(root.join("c-tests").join(self.name).with_extension("c"));
-        cc.arg("-L").arg(&self.library).arg("-lsession_lock");
-        cc.arg(format!("-Wl,-rpath,{}", self.library.display()));
-        assert!(cc.status().unwrap().success(), "{} cannot be compiled", self.name);
+        report.add_valgrinds_view(dir, pid);
+        report
+    }
+}
 
-        let mut words = self.under.iter().map(String::as_str).chain(program.to_str());
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(&self.args).env("SESSION_LOCK_DIR", dir);
-        let Output { status, stdout, stderr } = command.output().unwrap();
-        print!("{}", String::from_utf8_lossy(&stdout));
-        let errors = String::from_utf8_lossy(&stderr);
-        match status.code() {
-            Some(0) => {}
-            Some(77) => super::skip(&errors),
-            _ => panic!("{} failed: {status}\n{errors}", self.name),
+impl Report {
+    /// valgrind writes one file for each process, and is told to count no leak as an error, as it
+    /// never does a descriptor that is left open: children may end with whatever they have (what
+    /// belonged to their parent's other threads is lost in them), the program must not.
+    fn add_valgrinds_view(&mut self, dir: &Path, pid: u32) {
+        let Ok(log) = fs::read_to_string(dir.join(format!("valgrind.{pid}"))) else { return };
+        let left = log.lines().any(|line| {
+            line.contains("Open file descriptor") && line.ends_with(".lock")
+                || line.contains("definitely lost in loss record")
+        });
+        if left && self.code == Some(0) {
+            self.code = Some(9);
+        }
+        if self.code != Some(0) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some() && path.file_stem().unwrap() == "valgrind" {
+                    self.text += &fs::read_to_string(path).unwrap();
+                }
+            }
         }
     }
 }

@@ -14,8 +14,7 @@ use std::time::SystemTime;
 use session_lock::SessionLock;
 use tempfile::TempDir;
 
-/// Where the workspace is; the tests of both its packages use this file.
-pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+use super::root;
 
 pub struct Installed {
     pub prefix: PathBuf,
@@ -62,7 +61,7 @@ impl Installed {
             .env("CGO_LDFLAGS", format!("-L{}", lib.display()))
             .env("LD_LIBRARY_PATH", lib)
             .env("SESSION_LOCK_DIR", self.locks())
-            .env("PYTHONPATH", Path::new(ROOT).join("bindings/python"))
+            .env("PYTHONPATH", root().join("bindings/python"))
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
@@ -95,9 +94,8 @@ fn debug_tree() -> PathBuf {
         build_debug();
         let installed = modified(&stamp);
         let newer = |file: &PathBuf| modified(file) > installed;
-        let mut sources = vec![PathBuf::from(ROOT).join("Makefile")];
-        sources
-            .extend(["session_lock.pc.in", "man/session_lock.3"].map(|f| Path::new(ROOT).join(f)));
+        let mut sources = vec![root().join("Makefile")];
+        sources.extend(["session_lock.pc.in", "man/session_lock.3"].map(|f| root().join(f)));
         sources.extend(BUILT.map(|file| debug().join(file)));
         if sources.iter().any(newer) {
             run(&mut make_debug("install", &tree));
@@ -118,13 +116,13 @@ const BUILT: [&str; 3] = ["session-lock", "libsession_lock.so", "libsession_lock
 /// Cargo puts these where a user finds them only when it is asked for them.
 fn build_debug() {
     let mut cargo = Command::new(env!("CARGO"));
-    run(cargo.args(["build", "--quiet", "--lib", "--bins", "--examples"]).current_dir(ROOT));
+    run(cargo.args(["build", "--quiet", "--lib", "--bins", "--examples"]).current_dir(root()));
 }
 
 /// Makes the target with the debug build, below `prefix`.
 pub fn make_debug(target: &str, prefix: &Path) -> Command {
     let mut make = Command::new("make");
-    make.current_dir(ROOT).args(["--silent", target, "LDCONFIG=true"]);
+    make.current_dir(root()).args(["--silent", target, "LDCONFIG=true"]);
     make.arg(format!("PREFIX={}", prefix.display())).arg(format!("BUILD={}", debug().display()));
     // These are up to date, whatever make thinks.
     for built in BUILT {
@@ -150,7 +148,7 @@ pub struct Ensure(Vec<PathBuf>);
 impl Ensure {
     /// `None`, and a word about it, where the language is missing.
     pub fn new(installed: &Installed, language: &str) -> Option<Ensure> {
-        let examples = Path::new(ROOT).join("examples");
+        let examples = root().join("examples");
         let words = match language {
             "c" => vec![installed.compile("cc", &examples.join("ensure.c"), &["-std=c11"])],
             "go" => {

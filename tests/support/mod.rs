@@ -43,6 +43,12 @@ const ROLE: &str = "SESSION_LOCK_TEST_ROLE";
 /// In front of every line of ours: the test harness writes to the same standard output.
 const MARK: &str = "\u{1}";
 
+/// Where the workspace is: the tests of both its packages use this file.
+pub fn root() -> &'static Path {
+    let is_root = |dir: &&Path| dir.join("Cargo.lock").is_file();
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(is_root).expect("no Cargo.lock")
+}
+
 /// A directory that is gone afterwards. (It holds lock files; the library never deletes one.)
 pub fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("session-lock-test-").tempdir().unwrap()
@@ -251,16 +257,19 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Polls a state of the kernel that nothing announces. A minute is for a machine that is very busy
-/// with other things; the states asked for here come within a millisecond. (It must be the presence
-/// of something: `/proc/locks` may miss a line of a long table.)
+/// For what must happen soon, on a machine that may be very busy with other things.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Polls a state that nothing announces; how long it took. (It must be the presence of something:
+/// `/proc/locks` may miss a line of a long table.)
 #[track_caller]
-pub fn until(state: &str, mut reached: impl FnMut() -> bool) {
+pub fn until(state: &str, mut reached: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !reached() {
-        assert!(start.elapsed() < Duration::from_secs(60), "still not so: {state}");
+        assert!(start.elapsed() < LIMIT, "still not so: {state}");
         thread::sleep(Duration::from_micros(200));
     }
+    start.elapsed()
 }
 
 /// A line of `/proc/locks` about a `flock`, held or waited for.
@@ -287,6 +296,11 @@ fn parse_flock(line: &str) -> Option<Flock> {
     let pid = fields.nth(2)?.parse().ok()?;
     let ino = fields.next()?.rsplit(':').next()?.parse().ok()?;
     Some(Flock { pid, ino, blocked })
+}
+
+/// How many calls of `flock` are in the kernel's queue for the file with this inode number.
+pub fn waiters(ino: u64) -> usize {
+    flocks().iter().filter(|flock| flock.blocked && flock.ino == ino).count()
 }
 
 /// Waits until a process is in the kernel's queue for the file with this inode number.
@@ -383,7 +397,7 @@ pub fn shared_library() -> &'static Path {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--lib", "--quiet", "--locked", "--message-format=json"]);
-        cargo.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        cargo.arg("--manifest-path").arg(root().join("Cargo.toml"));
         cargo.arg("--profile").arg(profile).arg("--target-dir").arg(target);
         let output = cargo.stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "the library does not build");

@@ -16,13 +16,10 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+
+use support::{LIMIT, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_session-lock");
-
-/// For what must happen soon, on a machine that may be busy with other things.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// A directory with locks, in which scripts run.
 struct Place {
@@ -142,23 +139,9 @@ impl Drop for Holding {
     }
 }
 
-/// Waits for a state of the system that nobody announces.
-#[track_caller]
-fn until(what: &str, reached: impl Fn() -> bool) -> Duration {
-    let began = Instant::now();
-    while !reached() {
-        assert!(began.elapsed() < LIMIT, "not reached: {what}");
-        thread::sleep(Duration::from_micros(200));
-    }
-    began.elapsed()
-}
-
 /// Whether somebody waits for the lock in the kernel's queue.
 fn is_waited_for(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    locks.lines().any(|line| line.contains("->") && line.contains(&inode))
+    support::waiters(support::inode(path)) > 0
 }
 
 fn signal(pid: u32, signal: i32) {
