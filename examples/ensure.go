@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	"sessionlock"
+	"session-lock.invalid/sessionlock"
 )
 
 const (

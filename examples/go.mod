@@ -2,6 +2,6 @@ module ensure
 
 go 1.19
 
-require sessionlock v0.0.0
+require session-lock.invalid/sessionlock v0.0.0
 
-replace sessionlock => ../bindings/go
+replace session-lock.invalid/sessionlock => ../bindings/go

@@ -267,18 +267,6 @@ fn rust() {
 }
 
 #[test]
-fn the_go_package_passes_its_tests() {
-    let Some(installed) = Installed::new(&["go", "gofmt"]) else { return };
-    let directory = support::root().join("bindings/go");
-    let go = |arguments: &[&str]| {
-        run(installed.command("go").current_dir(&directory).args(arguments));
-    };
-    go(&["vet", "./..."]);
-    go(&["test", "-count=1", "-timeout=2m", "./..."]);
-    assert_eq!(run(installed.command("gofmt").arg("-l").arg(&directory)), "");
-}
-
-#[test]
 fn the_python_module_passes_its_tests() {
     let Some(installed) = Installed::new(&["python3"]) else { return };
     let directory = support::root().join("bindings/python");

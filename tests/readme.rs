@@ -76,18 +76,40 @@ fn python() {
     }
 }
 
+/// The program in the Go package's README, in a module elsewhere that is set up by the commands there:
+/// with the sources, with a copy of them, and with the static library.
 #[test]
 fn go() {
-    let Some(installed) = Installed::new(&["go"]) else { return };
-    for program in write(&installed, "go", "main.go") {
-        let directory = program.parent().unwrap();
-        let package = support::root().join("bindings/go");
-        let module = format!(
-            "module readme\n\ngo 1.19\n\nrequire sessionlock v0.0.0\n\nreplace sessionlock => {}\n",
-            package.display()
-        );
-        fs::write(directory.join("go.mod"), module).unwrap();
-        run(installed.command("go").current_dir(directory).args(["run", "."]));
+    const README: &str = "bindings/go/README.md";
+    let Some(installed) = Installed::new(&["go", "sh"]) else { return };
+    let directory = installed.scratch.path().join("program");
+    let package = installed.scratch.path().join("bindings/go");
+    for directory in [&directory, package.parent().unwrap()] {
+        fs::create_dir(directory).unwrap();
+    }
+    run(Command::new("cp").arg("-R").arg(support::root().join("bindings/go")).arg(&package));
+    let sh = |script: &str| {
+        let mut sh = installed.command("sh");
+        // Nothing may come from the network.
+        sh.env("GOPROXY", "off").env("GOFLAGS", "-mod=mod").current_dir(&directory);
+        run(sh.args(["-euc", script]));
+    };
+    let programs = blocks_of(README, "go");
+    assert!(!programs.is_empty());
+    for source in programs {
+        fs::write(directory.join("main.go"), source).unwrap();
+        sh("rm -rf go.mod vendor; go mod init example.invalid/program");
+        let [get, vendor, build_statically] = &blocks_of(README, "sh")[..] else {
+            panic!("{README}")
+        };
+        for script in [get, build_statically, vendor] {
+            sh(&script
+                .replace("/path/to/session-lock", installed.scratch.path().to_str().unwrap()));
+            sh("./program; rm program");
+        }
+        fs::rename(&package, package.with_extension("away")).unwrap();
+        sh("go build -mod=vendor && ./program");
+        fs::rename(package.with_extension("away"), &package).unwrap();
     }
 }
 

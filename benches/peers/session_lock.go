@@ -12,7 +12,7 @@ import (
 	"time"
 	"unsafe"
 
-	"sessionlock"
+	"session-lock.invalid/sessionlock"
 )
 
 func now() int64 {

@@ -1,3 +1,3 @@
-module sessionlock
+module session-lock.invalid/sessionlock
 
 go 1.19

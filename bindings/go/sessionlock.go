@@ -1,250 +1,211 @@
+//go:build linux
+
 // Package sessionlock makes sure that at most one process at a time works on a session.
 //
 // A session's lock is an exclusive flock(2) on one small file that is never deleted. It belongs to
-// the process that takes it: the kernel frees it when that process ends, however it ends, so there
-// are no stale locks and nothing to clean up.
+// the process that acquires it: the kernel releases it when that process ends, however it ends, so
+// there are never stale locks to clean up.
 //
 //	lock, err := sessionlock.Acquire("", "nightly-build")
 //	if errors.Is(err, sessionlock.ErrHeld) {
 //		holder, _ := sessionlock.Holder("", "nightly-build")
-//		log.Fatalf("somebody else is at it: %v", holder)
+//		log.Fatalf("nightly-build is already locked by %v", holder)
 //	}
-//	...
+//	if err != nil {
+//		log.Fatal(err)
+//	}
 //	defer lock.Release()
 //	...
 //	err = lock.Check() // before the step that must not run twice
 //
-// All functions may be called from any goroutine; a lock belongs to none in particular.
+// [Acquire] tries once, [Wait] waits until its context is done. A [Mutex] is the same lock in the
+// shape of a [sync.Mutex].
+//
+// # Directories and sessions
+//
+// The lock files of all sessions are in one directory. An empty dir stands for $SESSION_LOCK_DIR, or
+// else for /tmp/session-lock-UID, with the effective user ID. A missing directory is created with
+// mode 0700. A session's name is any string of at least one byte without a NUL byte. Two sessions
+// never share a file.
+//
+// # Goroutines, threads and processes
+//
+// All functions and methods may be called from any goroutine at any time. A lock belongs to the
+// process, not to a goroutine: a second attempt in the same process is refused, or waits, like one
+// from elsewhere. What happens before a lock is released also happens before the same lock is
+// acquired again, in the sense of the Go memory model, where both are in one process.
+//
+// A program that is started with os/exec does not inherit a lock.
+//
+// # Building
+//
+// The package needs cgo, and the C library libsession_lock, which it finds with pkg-config. With the
+// build tag sessionlock_static the library is linked statically, and the program runs where it is
+// not installed.
 package sessionlock
 
-// #cgo pkg-config: session_lock
-// #include <session_lock.h>
-// #include <stdlib.h>
+/*
+#cgo pkg-config: session_lock
+#cgo sessionlock_static pkg-config: --static
+#cgo sessionlock_static LDFLAGS: -l:libsession_lock.a -Wl,--as-needed
+
+#include <session_lock.h>
+*/
 import "C"
 
 import (
-	"context"
-	"fmt"
-	"os"
+	"bytes"
+	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 	"unsafe"
 )
 
-// What to tell apart with errors.Is.
-const (
-	// ErrHeld: somebody else holds the lock.
-	ErrHeld = syscall.EWOULDBLOCK
-	// ErrStale: the lock file was deleted or replaced while it was locked, so exclusion may have
-	// been lost.
-	ErrStale = syscall.ESTALE
-	// ErrTimeout: the context's deadline passed; the same as context.DeadlineExceeded.
-	ErrTimeout = syscall.ETIMEDOUT
-	// ErrCanceled: the context was cancelled; the same as context.Canceled.
-	ErrCanceled = syscall.ECANCELED
-	// ErrReleased: the lock was released already.
-	ErrReleased = syscall.EBADF
-)
-
-// Error says which call failed for which session. Unwrap gives its number, a syscall.Errno.
-type Error struct {
-	Call    string
-	Session string
-	Errno   syscall.Errno
+// Version returns the version of the C library, "MAJOR.MINOR.PATCH".
+func Version() string {
+	return C.GoString(C.session_lock_version())
 }
 
-func (e *Error) Error() string {
-	text := e.Errno.Error()
-	switch e.Errno {
-	case ErrHeld:
-		text = "locked by another holder"
-	case ErrTimeout:
-		text = "still locked by another holder when the time ran out"
-	case ErrStale:
-		text = "the lock file was deleted or replaced while it was locked"
-	}
-	return fmt.Sprintf("session %q: %s: %s", e.Session, e.Call, text)
+// target is the session that a call is about.
+type target struct {
+	dir, session string
+	path         string // of the lock file; absolute
+	// For C. An empty dir is nil.
+	cDir, cSession *C.char
 }
 
-func (e *Error) Unwrap() error { return e.Errno }
-
-// Is makes the context's own errors known by their names.
-func (e *Error) Is(target error) bool {
-	return target == context.DeadlineExceeded && e.Errno == ErrTimeout ||
-		target == context.Canceled && e.Errno == ErrCanceled
-}
-
-func newError(call, session string, code C.int) error {
-	if code == 0 {
-		return nil
-	}
-	return &Error{call, session, syscall.Errno(-code)}
-}
-
-// names are what every call takes, for C.
-type names struct{ dir, session *C.char }
-
-// newNames converts them; free them afterwards. An empty dir stands for $SESSION_LOCK_DIR or the
-// user's default.
-func newNames(call, dir, session string) (names, error) {
+// newTarget finds the path at once: it must not change later, with the environment or the working
+// directory.
+func newTarget(op, dir, session string) (*target, error) {
+	t := &target{dir: dir, session: session}
 	if strings.IndexByte(dir, 0) >= 0 || strings.IndexByte(session, 0) >= 0 {
 		// A C string would end there: another session.
-		return names{}, &Error{call, session, syscall.EINVAL}
+		return nil, t.failed(op, syscall.EINVAL)
 	}
-	n := names{session: C.CString(session)}
 	if dir != "" {
-		n.dir = C.CString(dir)
+		t.cDir = cString(dir)
 	}
-	return n, nil
-}
-
-func (n names) free() {
-	C.free(unsafe.Pointer(n.dir))
-	C.free(unsafe.Pointer(n.session))
-}
-
-// Lock is a session's lock, held until Release or the end of the process.
-type Lock struct {
-	handle  C.session_lock_handle
-	session string
-}
-
-// Acquire takes the lock if it is free; ErrHeld if it is not.
-func Acquire(dir, session string) (*Lock, error) {
-	n, err := newNames("acquire", dir, session)
-	if err != nil {
-		return nil, err
-	}
-	defer n.free()
-	lock := &Lock{session: session}
-	if code := C.session_lock_acquire(n.dir, n.session, &lock.handle); code != 0 {
-		return nil, newError("acquire", session, code)
-	}
-	return lock, nil
-}
-
-// Wait waits for the lock in the kernel's queue, until ctx is done: ErrTimeout or ErrCanceled. It
-// leaves no goroutine behind.
-func Wait(ctx context.Context, dir, session string) (*Lock, error) {
-	const call = "wait"
-	if ctx.Err() != nil {
-		return nil, done(ctx, session)
-	}
-	n, err := newNames(call, dir, session)
-	if err != nil {
-		return nil, err
-	}
-	defer n.free()
-
-	cancel := C.int(-1)
-	if ctx.Done() != nil {
-		reader, writer, err := os.Pipe()
-		if err != nil {
-			return nil, fmt.Errorf("session %q: %s: %w", session, call, err)
-		}
-		returned, gone := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(gone)
-			select {
-			case <-ctx.Done():
-			case <-returned:
-			}
-			writer.Close() // which hangs up the reader
-		}()
-		defer func() {
-			close(returned)
-			<-gone
-			reader.Close()
-		}()
-		cancel = C.int(reader.Fd())
-	}
-
-	lock := &Lock{session: session}
-	for {
-		code := C.session_lock_wait(n.dir, n.session, -1, cancel, &lock.handle)
-		switch syscall.Errno(-code) {
+	t.cSession = cString(session)
+	for size := 256; ; size *= 2 {
+		buffer := make([]byte, size)
+		code := C.session_lock_path(t.cDir, t.cSession, (*C.char)(unsafe.Pointer(&buffer[0])), C.size_t(size))
+		switch errno := syscall.Errno(-code); errno {
+		case syscall.ERANGE:
+			continue
 		case 0:
-			return lock, nil
-		case syscall.EINTR: // one of the runtime's own signals
-		case syscall.ECANCELED:
-			return nil, done(ctx, session)
+			t.path = string(buffer[:bytes.IndexByte(buffer, 0)])
+			if absolute, err := filepath.Abs(t.path); err == nil {
+				t.path = absolute
+			}
+			return t, nil
 		default:
-			return nil, newError(call, session, code)
+			return nil, t.failed(op, errno)
 		}
 	}
 }
 
-func done(ctx context.Context, session string) error {
-	if ctx.Err() == context.DeadlineExceeded {
-		return &Error{"wait", session, ErrTimeout}
-	}
-	return &Error{"wait", session, ErrCanceled}
+// cString is in Go's memory, unlike that of C.CString, which takes two more calls into C.
+func cString(s string) *C.char {
+	b := make([]byte, len(s)+1)
+	copy(b, s)
+	return (*C.char)(unsafe.Pointer(&b[0]))
 }
 
-// Check answers whether the lock is still the lock: ErrStale if the file was deleted or replaced,
-// for then others do not see it. To be called before a step that must not run twice.
-func (l *Lock) Check() error {
-	return newError("check", l.session, C.session_lock_check(l.handle))
+// Lock is a session's lock, held from [Acquire] or [Wait] until [Lock.Release] or the end of the
+// process.
+//
+// A Lock must not be copied: the methods of a copy fail and change nothing. A Lock that becomes
+// unreachable without a Release stays locked until the process ends.
+type Lock struct {
+	_      noCopy
+	self   *Lock
+	handle C.session_lock_handle
+	target *target
 }
 
-// Release frees the lock at once; ErrStale as in Check, but it is released all the same.
-func (l *Lock) Release() error {
-	return newError("release", l.session, C.session_lock_release(l.handle))
+// noCopy makes go vet report copies.
+type noCopy struct{}
+
+func (*noCopy) Lock()   {}
+func (*noCopy) Unlock() {}
+
+func newLock(t *target, handle C.session_lock_handle) *Lock {
+	lock := &Lock{handle: handle, target: t}
+	lock.self = lock
+	return lock
 }
 
-// State is whether a session is locked.
-type State int
-
-// Free is only said when it is known.
-const (
-	Free    State = C.SESSION_LOCK_FREE
-	Held    State = C.SESSION_LOCK_HELD
-	Unknown State = C.SESSION_LOCK_UNKNOWN
-)
-
-// Info says who holds a session's lock. It can be out of date at once: never gate on it.
-type Info struct {
-	State      State
-	PID        int       // 0: not visible from here
-	Orphaned   bool      // that process is dead, and one that it started still holds the lock
-	Confirmed  bool      // by the kernel's lock table; otherwise only the label in the file says so
-	AcquiredAt time.Time // zero: unknown
-	Command    string    // at most 63 bytes of another process: anything
-	Host       string
-}
-
-func (h Info) String() string {
-	switch {
-	case h.State == Free:
-		return "free"
-	case h.State == Unknown:
-		return "unknown"
-	case h.PID == 0:
-		return "a process that is not visible from here"
-	}
-	return fmt.Sprintf("PID %d (%+q)", h.PID, h.Command)
-}
-
-// Holder says who holds the session's lock. Asking never takes it, and creates nothing.
-func Holder(dir, session string) (Info, error) {
-	n, err := newNames("holder", dir, session)
+// Acquire takes the session's lock if it is free. It fails with [ErrHeld] if it is not, whoever holds
+// it: another process or this one.
+//
+// Another error, a directory that is not safe to trust for example, means that the lock was not
+// acquired, whether it is free or not. Nothing is left behind by a call that fails.
+func Acquire(dir, session string) (*Lock, error) {
+	t, err := newTarget("acquire", dir, session)
 	if err != nil {
-		return Info{State: Unknown}, err
+		return nil, err
 	}
-	defer n.free()
-	var info C.struct_session_lock_holder_info
-	code := C.session_lock_holder(n.dir, n.session, &info, C.size_t(unsafe.Sizeof(info)))
-	holder := Info{
-		State:     State(info.state),
-		PID:       int(info.pid),
-		Orphaned:  info.orphaned != 0,
-		Confirmed: info.confirmed != 0,
-		Command:   C.GoString(&info.command[0]),
-		Host:      C.GoString(&info.host[0]),
+	return t.acquire("acquire")
+}
+
+func (t *target) acquire(op string) (*Lock, error) {
+	var handle C.session_lock_handle
+	if code := C.session_lock_acquire(t.cDir, t.cSession, &handle); code != 0 {
+		return nil, t.failed(op, syscall.Errno(-code))
 	}
-	if info.acquired_at_ms != 0 {
-		holder.AcquiredAt = time.UnixMilli(int64(info.acquired_at_ms))
+	return newLock(t, handle), nil
+}
+
+// call is for the functions that take a handle.
+func (l *Lock) call(op string, function func(C.session_lock_handle) C.int) error {
+	if l.self == nil {
+		return (&target{}).failed(op, syscall.EBADF)
 	}
-	return holder, newError("holder", session, code)
+	if l.self != l {
+		return l.target.failed(op, syscall.EINVAL)
+	}
+	if code := function(l.handle); code != 0 {
+		return l.target.failed(op, syscall.Errno(-code))
+	}
+	return nil
+}
+
+// Check reports whether the lock is still the lock. It fails with [ErrStale] if the lock file was
+// deleted or replaced, or the filesystem took the lock away: others may hold it by now. Call it
+// before a step that must not run twice. It makes two system calls on a local filesystem, and
+// changes nothing.
+func (l *Lock) Check() error {
+	return l.call("check", func(handle C.session_lock_handle) C.int {
+		return C.session_lock_check(handle)
+	})
+}
+
+// Release frees the lock at once, also where a child that is just being started still has a copy of
+// its descriptor. It fails with [ErrStale] as Check does, but the lock is released all the same; and
+// with [ErrReleased] if it was released before.
+func (l *Lock) Release() error {
+	return l.call("release", func(handle C.session_lock_handle) C.int {
+		return C.session_lock_release(handle)
+	})
+}
+
+// Close is Release, so that a Lock is an io.Closer.
+func (l *Lock) Close() error {
+	return l.Release()
+}
+
+// Session returns the session's name.
+func (l *Lock) Session() string { return l.target.session }
+
+// Path returns the absolute path of the lock file.
+func (l *Lock) Path() string { return l.target.path }
+
+// Path returns the absolute path of the session's lock file, for use with other tools: a flock(2) on
+// that file excludes the holders of the session, and is excluded by them. It creates nothing.
+func Path(dir, session string) (string, error) {
+	t, err := newTarget("path", dir, session)
+	if err != nil {
+		return "", err
+	}
+	return t.path, nil
 }

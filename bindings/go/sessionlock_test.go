@@ -1,99 +1,18 @@
 package sessionlock
 
 import (
-	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
-
-// TestMain is also the other process: one that holds the lock until its input ends.
-func TestMain(m *testing.M) {
-	if dir := os.Getenv("SESSIONLOCK_TEST_HOLD"); dir != "" {
-		if _, err := Acquire(dir, "s"); err != nil {
-			panic(err)
-		}
-		os.Stdout.WriteString("held\n")
-		bufio.NewReader(os.Stdin).ReadString('\n')
-		os.Exit(0) // without a release: the kernel does that
-	}
-	os.Exit(m.Run())
-}
-
-// holdElsewhere starts that process; calling end ends it.
-func holdElsewhere(t *testing.T, dir string) (pid int, end func()) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "SESSIONLOCK_TEST_HOLD="+dir)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "held\n" {
-		t.Fatal(line, err)
-	}
-	ended := false
-	end = func() {
-		if !ended {
-			ended = true
-			stdin.Close()
-			cmd.Wait()
-		}
-	}
-	t.Cleanup(end)
-	return cmd.Process.Pid, end
-}
-
-func descriptors(t *testing.T) int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
-func blocked(t *testing.T) bool {
-	table, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range strings.Split(string(table), "\n") {
-		fields := strings.Fields(line)
-		if len(fields) > 5 && fields[1] == "->" && fields[5] == pid {
-			return true
-		}
-	}
-	return false
-}
-
-// until waits until it is so, which is a matter of moments.
-func until(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for limit := time.Now().Add(time.Minute); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatal("not within a minute: ", what)
-		}
-	}
-}
-
-var pid = func() string {
-	self, _ := os.Readlink("/proc/self")
-	return self
-}()
 
 func TestLifeOfALock(t *testing.T) {
 	dir := t.TempDir()
@@ -104,6 +23,9 @@ func TestLifeOfALock(t *testing.T) {
 	if err := lock.Check(); err != nil {
 		t.Error(err)
 	}
+	if lock.Session() != "s" || lock.Path() != filepath.Join(dir, "s.lock") {
+		t.Error(lock.Session(), lock.Path())
+	}
 	if info, err := Holder(dir, "s"); err != nil || info.State != Held || info.PID != os.Getpid() {
 		t.Error(info, err)
 	}
@@ -113,11 +35,52 @@ func TestLifeOfALock(t *testing.T) {
 	if err := lock.Release(); err != nil {
 		t.Error(err)
 	}
-	if err := lock.Release(); !errors.Is(err, ErrReleased) {
-		t.Error(err)
-	}
 	if info, err := Holder(dir, "s"); err != nil || info.State != Free {
 		t.Error(info, err)
+	}
+}
+
+func TestALockIsReleasedOnce(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := Acquire(dir, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var closer io.Closer = lock
+	if err := closer.Close(); err != nil {
+		t.Error(err)
+	}
+	again, err := Acquire(dir, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Release(); !errors.Is(err, ErrReleased) || !errors.Is(err, fs.ErrClosed) {
+		t.Error(err)
+	}
+	if err := lock.Check(); !errors.Is(err, ErrReleased) {
+		t.Error(err)
+	}
+	if err := again.Check(); err != nil {
+		t.Error(err)
+	}
+	if err := new(Lock).Release(); !errors.Is(err, ErrReleased) {
+		t.Error(err)
+	}
+}
+
+func TestACopyOfALockChangesNothing(t *testing.T) {
+	lock, err := Acquire(t.TempDir(), "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// go vet would find `copied := *lock`.
+	copied := reflect.New(reflect.TypeOf(lock).Elem())
+	copied.Elem().Set(reflect.ValueOf(lock).Elem())
+	if err := copied.Interface().(*Lock).Release(); !errors.Is(err, syscall.EINVAL) {
+		t.Error(err)
+	}
+	if err := lock.Check(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -127,7 +90,7 @@ func TestADeletedFileIsStale(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dir, "s.lock")); err != nil {
+	if err := os.Remove(lock.Path()); err != nil {
 		t.Fatal(err)
 	}
 	if err := lock.Check(); !errors.Is(err, ErrStale) {
@@ -138,80 +101,145 @@ func TestADeletedFileIsStale(t *testing.T) {
 	}
 }
 
-func TestANULByteIsNoEndOfTheName(t *testing.T) {
-	if _, err := Acquire(t.TempDir(), "s\x00t"); !errors.Is(err, syscall.EINVAL) {
+func TestThePathIsThatOfTheLock(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("SESSION_LOCK_DIR", dir)
+	lock, err := Acquire("", "a b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	path, err := Path("", "a b")
+	if err != nil || path != lock.Path() || path != filepath.Join(dir, "a%20b.lock") {
+		t.Error(path, err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	// It goes on naming the file that is locked.
+	t.Setenv("SESSION_LOCK_DIR", t.TempDir())
+	if lock.Path() != path {
+		t.Error(lock.Path())
+	}
+	// A long one.
+	long := "/" + strings.Repeat("a/", 1000)
+	if path, err := Path(long, "s"); err != nil || path != long+"s.lock" {
+		t.Error(path, err)
+	}
+}
+
+func TestARelativeDirectoryIsTheOneOfNow(t *testing.T) {
+	before, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chdir(before) })
+	dir := t.TempDir()
+	if err := os.Chdir(dir); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := Acquire("locks", "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		t.Fatal(err)
+	}
+	if lock.Path() != filepath.Join(dir, "locks", "s.lock") {
+		t.Error(lock.Path())
+	}
+	if err := lock.Check(); err != nil {
+		t.Error(err)
+	}
+	if err := lock.Release(); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestTheHoldersEndEndsTheWait(t *testing.T) {
+func TestErrorsSayWhichFileAndWhy(t *testing.T) {
 	dir := t.TempDir()
-	holder, end := holdElsewhere(t, dir)
-	if info, err := Holder(dir, "s"); err != nil || info.PID != holder {
-		t.Error(info, err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	for _, ctx := range []context.Context{ctx, context.Background()} {
-		got := make(chan error)
-		go func() {
-			lock, err := Wait(ctx, dir, "s")
-			if err == nil {
-				err = lock.Release()
-			}
-			got <- err
-		}()
-		until(t, "it waits", func() bool { return blocked(t) })
-		end()
-		if err := <-got; err != nil {
-			t.Error(err)
-		}
-		_, end = holdElsewhere(t, dir)
-	}
-}
-
-func TestACancelledWaitLeavesNothing(t *testing.T) {
-	dir := t.TempDir()
-	holdElsewhere(t, dir)
-	goroutines, open := runtime.NumGoroutine(), descriptors(t)
-	for i := 0; i < 50; i++ {
-		ctx, cancel := context.WithCancel(context.Background())
-		got := make(chan error)
-		go func() {
-			_, err := Wait(ctx, dir, "s")
-			got <- err
-		}()
-		if i == 0 {
-			until(t, "it waits", func() bool { return blocked(t) })
-		}
-		cancel()
-		if err := <-got; !errors.Is(err, ErrCanceled) || !errors.Is(err, context.Canceled) {
+	in := func(name string, mode fs.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
 	}
-	// On a loaded machine the library's own thread, or a goroutine that has sent its last word, may
-	// still be ending.
-	until(t, "nobody is in the queue", func() bool { return !blocked(t) })
-	until(t, "all descriptors are closed", func() bool { return descriptors(t) == open })
-	until(t, "all goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines })
+	ours := in("ours", 0o700)
+	held, err := Acquire(ours, "held")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	os.Symlink("elsewhere", filepath.Join(ours, "link.lock"))
+	os.Mkdir(filepath.Join(ours, "dir.lock"), 0o700)
+	os.WriteFile(filepath.Join(ours, "one.lock"), nil, 0o600)
+	os.Link(filepath.Join(ours, "one.lock"), filepath.Join(ours, "two.lock"))
+	os.WriteFile(filepath.Join(dir, "file"), nil, 0o600)
+
+	for _, c := range []struct {
+		dir, session string
+		is           error
+		says         string
+	}{
+		{ours, "held", ErrHeld, "/ours/held.lock: locked by another holder"},
+		{in("open", 0o777), "s", fs.ErrPermission, "/open/s.lock: not safe to use: "},
+		{filepath.Join(dir, "open"), "s", syscall.EPERM, "chmod +t"},
+		{ours, "link", syscall.ELOOP, "/ours/link.lock: is a symbolic link"},
+		{ours, "dir", fs.ErrPermission, "not a regular file"},
+		{ours, "one", fs.ErrPermission, "more than one hard link"},
+		{filepath.Join(dir, "file"), "s", syscall.ENOTDIR, "/file/s.lock: not a directory"},
+		{ours, "", syscall.EINVAL, "name is empty"},
+		{ours, "a\x00b", syscall.EINVAL, `session "a\x00b": `},
+		{ours, "a\x00b", syscall.EINVAL, "session's name contains a NUL byte"},
+		{"a\x00b", "s", syscall.EINVAL, "directory's name contains a NUL byte"},
+		{ours, strings.Repeat("a", 251), syscall.ENAMETOOLONG, "too long"},
+	} {
+		_, acquired := Acquire(c.dir, c.session)
+		errs := map[string]error{"acquire": acquired}
+		if c.is != ErrHeld {
+			_, errs["wait"] = Wait(context.Background(), c.dir, c.session)
+		}
+		for op, err := range errs {
+			var failure *Error
+			if !errors.As(err, &failure) {
+				t.Fatalf("%v: %v", c, err)
+			}
+			if !errors.Is(err, c.is) || failure.Op != op || failure.Session != c.session {
+				t.Errorf("%v: %#v", c, failure)
+			}
+			if !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%q is not in %q", c.says, err)
+			}
+		}
+	}
 }
 
-func TestADeadline(t *testing.T) {
-	dir := t.TempDir()
-	holdElsewhere(t, dir)
-	const timeout = 50 * time.Millisecond
-	begin := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	_, err := Wait(ctx, dir, "s")
-	if !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Error(err)
+func TestInfoAsText(t *testing.T) {
+	for want, info := range map[string]Info{
+		"nobody":               {},
+		`PID 12 ("make -j2")`:  {State: Held, PID: 12, Command: "make -j2"},
+		`PID 12 ("\x1b[2J\n")`: {State: Held, PID: 12, Command: "\x1b[2J\n"},
+		"a process that is not visible from here":                  {State: Held},
+		"PID 12, which is dead, through a process that it started": {State: Held, PID: 12, Orphaned: true},
+		"an unknown process or nobody":                             {State: Unknown},
+		`PID 12 ("a") on host "far", if it still lives`:            {State: Unknown, PID: 12, Command: "a", Host: "far"},
+	} {
+		if got := fmt.Sprint(info); got != want {
+			t.Errorf("%q instead of %q", got, want)
+		}
 	}
-	if waited := time.Since(begin); waited < timeout {
-		t.Error("too early:", waited)
+	if got := fmt.Sprint(Free, Held, Unknown); got != "free held unknown" {
+		t.Error(got)
 	}
-	// And one that has passed takes no lock, even a free one.
-	if _, err := Wait(ctx, dir, "free"); !errors.Is(err, ErrTimeout) {
-		t.Error(err)
+}
+
+func TestVersion(t *testing.T) {
+	var major, minor, patch int
+	if n, err := fmt.Sscanf(Version(), "%d.%d.%d", &major, &minor, &patch); n != 3 {
+		t.Error(Version(), err)
 	}
 }

@@ -1,0 +1,83 @@
+//go:build cgo && linux
+
+package sessionlock
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"syscall"
+)
+
+// Mutex is a session's lock in the shape of a [sync.Mutex]: for a struct or a variable that several
+// goroutines share. It excludes them from each other, and from everybody else who locks the session.
+//
+// It is made by [NewMutex]. Like a sync.Mutex it belongs to no goroutine: another one may unlock it.
+type Mutex struct {
+	dir, session string
+	// Holds one value while a goroutine of this process has the lock, or tries to get it.
+	turn chan struct{}
+	lock atomic.Pointer[Lock]
+}
+
+// NewMutex returns a Mutex that is not locked. It touches no file.
+func NewMutex(dir, session string) *Mutex {
+	return &Mutex{dir: dir, session: session, turn: make(chan struct{}, 1)}
+}
+
+// TryLock acquires the lock if it is free, and reports whether it did. That it is held is no error.
+func (m *Mutex) TryLock() (bool, error) {
+	select {
+	case m.turn <- struct{}{}:
+	default:
+		return false, nil
+	}
+	lock, err := Acquire(m.dir, m.session)
+	if err := m.keep(lock, err); err != nil {
+		if errors.Is(err, ErrHeld) {
+			err = nil
+		}
+		return false, err
+	}
+	return true, nil
+}
+
+// Lock waits for the lock until ctx is done, as [Wait] does.
+func (m *Mutex) Lock(ctx context.Context) error {
+	select {
+	case m.turn <- struct{}{}:
+	case <-ctx.Done():
+		t, err := newTarget("wait", m.dir, m.session)
+		if err != nil {
+			return err
+		}
+		return t.done(ctx)
+	}
+	return m.keep(Wait(ctx, m.dir, m.session))
+}
+
+func (m *Mutex) keep(lock *Lock, err error) error {
+	if err != nil {
+		<-m.turn
+		return err
+	}
+	m.lock.Store(lock)
+	return nil
+}
+
+// Unlock frees the lock, as [Lock.Release] does. It fails with [ErrReleased] if it is not locked.
+func (m *Mutex) Unlock() error {
+	lock := m.lock.Swap(nil)
+	if lock == nil {
+		return (&target{dir: m.dir, session: m.session}).failed("release", syscall.EBADF)
+	}
+	err := lock.Release()
+	<-m.turn
+	return err
+}
+
+// Held returns the lock that is held by means of this Mutex, to check it or to ask for its token, or
+// nil. It is to be freed by Unlock.
+func (m *Mutex) Held() *Lock {
+	return m.lock.Load()
+}
