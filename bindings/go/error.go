@@ -29,6 +29,8 @@ const (
 	ErrReleased = syscall.EBADF
 	// ErrDeadlock means that the wait could never end: the lock is held until this very process ends.
 	ErrDeadlock = syscall.EDEADLK
+	// ErrNoToken means that the lock has no fencing token.
+	ErrNoToken = syscall.ENODATA
 )
 
 // Error is the error of every function and method here. It says which operation failed for which
@@ -36,7 +38,7 @@ const (
 type Error struct {
 	Op      string // "acquire", "wait", "check", ...
 	Session string
-	Path    string        // of the lock file; "" where it could not be told
+	Path    string        // of the lock file (of Sessions: the directory); "" where it could not be told
 	Reason  string        // for the reader: what is wrong, and what to do about it
 	Errno   syscall.Errno // for the program: ErrHeld, ErrTimeout, ...
 }
@@ -94,7 +96,7 @@ func (t *target) reason(op string, errno syscall.Errno) string {
 		return "is a symbolic link, which is never followed"
 	case syscall.ENAMETOOLONG:
 		return "the session's name is too long: its file name would have more than 255 bytes"
-	case syscall.ENODATA:
+	case ErrNoToken:
 		return "there is no token: the lock file could not be read or written"
 	case syscall.EINVAL:
 		switch {

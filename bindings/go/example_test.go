@@ -108,3 +108,40 @@ func ExamplePath() {
 	fmt.Println(path, err)
 	// Output: /var/lib/builds/team%20a%2Fnightly.lock <nil>
 }
+
+func ExampleSessions() {
+	lock, err := sessionlock.Acquire("", "weekly-report")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer lock.Release()
+
+	sessions, err := sessionlock.Sessions("")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, session := range sessions {
+		if session.Holder.State == sessionlock.Held {
+			fmt.Println(session.Name)
+		}
+	}
+	// Output: weekly-report
+}
+
+func ExampleLock_Token() {
+	var tokens []uint64
+	for i := 0; i < 2; i++ {
+		lock, err := sessionlock.Acquire("", "ledger")
+		if err != nil {
+			log.Fatal(err)
+		}
+		token, err := lock.Token()
+		if err != nil {
+			log.Fatal(err)
+		}
+		tokens = append(tokens, token)
+		lock.Release()
+	}
+	fmt.Println(tokens[0] < tokens[1])
+	// Output: true
+}

@@ -2,11 +2,18 @@
 
 package sessionlock
 
-// #include <session_lock.h>
+/*
+#include <string.h>
+#include <session_lock.h>
+
+int sessionlockVisit(void *, char *, struct session_lock_holder_info *, size_t);
+*/
 import "C"
 
 import (
 	"fmt"
+	"runtime/cgo"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -41,6 +48,8 @@ type Info struct {
 	AcquiredAt time.Time // zero: unknown
 	Command    string    // at most 63 bytes that another process wrote: any bytes
 	Host       string
+	Waiters    int  // how many processes wait for the lock, as far as visible
+	Suspended  bool // the holder is stopped (SIGSTOP, Ctrl-Z, a debugger)
 }
 
 // String describes the holder in the middle of a sentence, as in "locked by PID 123 (\"make -j2\")".
@@ -54,6 +63,9 @@ func (i Info) String() string {
 	}
 	if i.Command != "" {
 		text += fmt.Sprintf(" (%+q)", i.Command)
+	}
+	if i.Suspended {
+		text += ", which is stopped"
 	}
 	if i.Orphaned {
 		text += ", which is dead, through a process that it started"
@@ -75,6 +87,8 @@ func newInfo(info *C.struct_session_lock_holder_info) Info {
 		Confirmed: info.confirmed != 0,
 		Command:   C.GoString(&info.command[0]),
 		Host:      C.GoString(&info.host[0]),
+		Waiters:   int(info.waiters),
+		Suspended: info.suspended != 0,
 	}
 	if info.acquired_at_ms != 0 {
 		i.AcquiredAt = time.UnixMilli(int64(info.acquired_at_ms))
@@ -96,4 +110,44 @@ func Holder(dir, session string) (Info, error) {
 		return Info{State: Unknown}, t.failed(op, syscall.Errno(-code))
 	}
 	return newInfo(&info), nil
+}
+
+// Session is one that has a lock file, and who holds it.
+type Session struct {
+	Name   string
+	Holder Info
+}
+
+// Sessions returns every session that has a lock file in the directory: held ones first, then by name.
+// Like [Holder] it takes no lock and creates nothing. A missing directory has no sessions.
+func Sessions(dir string) ([]Session, error) {
+	const op = "list"
+	t := &target{dir: dir, path: dir}
+	if strings.IndexByte(dir, 0) >= 0 {
+		return nil, t.failed(op, syscall.EINVAL)
+	}
+	if dir != "" {
+		t.cDir = cString(dir)
+	}
+	var sessions []Session
+	context := cgo.NewHandle(&sessions)
+	defer context.Delete()
+	visit := C.session_lock_visitor(C.sessionlockVisit)
+	if code := C.session_lock_list(t.cDir, visit, unsafe.Pointer(&context)); code != 0 {
+		return nil, t.failed(op, syscall.Errno(-code))
+	}
+	return sessions, nil
+}
+
+//export sessionlockVisit
+func sessionlockVisit(context unsafe.Pointer, name *C.char, info *C.struct_session_lock_holder_info, size C.size_t) C.int {
+	// The library may be older or newer than the header that we were compiled with.
+	var known C.struct_session_lock_holder_info
+	if size > C.size_t(unsafe.Sizeof(known)) {
+		size = C.size_t(unsafe.Sizeof(known))
+	}
+	C.memcpy(unsafe.Pointer(&known), unsafe.Pointer(info), size)
+	sessions := (*cgo.Handle)(context).Value().(*[]Session)
+	*sessions = append(*sessions, Session{C.GoString(name), newInfo(&known)})
+	return 0
 }

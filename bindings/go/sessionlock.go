@@ -194,6 +194,21 @@ func (l *Lock) Close() error {
 	return l.Release()
 }
 
+// Token returns the lock's fencing token: a number larger than that of every earlier holder of the
+// session, on any host that shares the directory. Pass it to the resource that the lock protects, and
+// let that refuse a token smaller than one that it has seen: then a holder that has lost the lock
+// without knowing can do no harm.
+//
+// It fails with [ErrNoToken] if the lock file could not be read or written, on a full disk for
+// example; the lock is held all the same.
+func (l *Lock) Token() (uint64, error) {
+	var token C.uint64_t
+	err := l.call("token", func(handle C.session_lock_handle) C.int {
+		return C.session_lock_token(handle, &token)
+	})
+	return uint64(token), err
+}
+
 // Session returns the session's name.
 func (l *Lock) Session() string { return l.target.session }
 

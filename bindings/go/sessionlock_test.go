@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -225,6 +226,7 @@ func TestInfoAsText(t *testing.T) {
 		`PID 12 ("\x1b[2J\n")`: {State: Held, PID: 12, Command: "\x1b[2J\n"},
 		"a process that is not visible from here":                  {State: Held},
 		"PID 12, which is dead, through a process that it started": {State: Held, PID: 12, Orphaned: true},
+		"PID 12, which is stopped":                                 {State: Held, PID: 12, Suspended: true},
 		"an unknown process or nobody":                             {State: Unknown},
 		`PID 12 ("a") on host "far", if it still lives`:            {State: Unknown, PID: 12, Command: "a", Host: "far"},
 	} {
@@ -241,5 +243,91 @@ func TestVersion(t *testing.T) {
 	var major, minor, patch int
 	if n, err := fmt.Sscanf(Version(), "%d.%d.%d", &major, &minor, &patch); n != 3 {
 		t.Error(Version(), err)
+	}
+}
+
+func TestTokensRise(t *testing.T) {
+	dir := t.TempDir()
+	var last uint64
+	for i := 0; i < 3; i++ {
+		lock := must(Acquire(dir, "s"))
+		token, err := lock.Token()
+		if err != nil || token <= last {
+			t.Error(token, err)
+		}
+		last = token
+		// So it goes on when the file is gone.
+		if i == 1 {
+			os.Remove(lock.Path())
+		}
+		lock.Release()
+		if token, err := lock.Token(); !errors.Is(err, ErrReleased) || token != 0 {
+			t.Error(token, err)
+		}
+	}
+}
+
+func TestALockWithoutALabelHasNoToken(t *testing.T) {
+	dir := t.TempDir()
+	// Nothing can be written.
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)
+	syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 0, Max: limit.Max})
+	lock := must(Acquire(dir, "s"))
+	defer lock.Release()
+	var failure *Error
+	if _, err := lock.Token(); !errors.Is(err, ErrNoToken) || !errors.As(err, &failure) || failure.Path == "" {
+		t.Error(err)
+	}
+	if err := lock.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSessionsAreThoseOfTheDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "locks")
+	if sessions, err := Sessions(dir); err != nil || len(sessions) != 0 {
+		t.Error(sessions, err)
+	}
+	for _, name := range []string{"b", "a", "c d/é"} {
+		lock := must(Acquire(dir, name))
+		if name == "b" {
+			defer lock.Release()
+		} else if err := lock.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	sessions, err := Sessions(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, session := range sessions {
+		names = append(names, session.Name)
+		if held := session.Name == "b"; (session.Holder.State == Held) != held ||
+			(session.Holder.PID == os.Getpid()) != held {
+			t.Errorf("%+v", session)
+		}
+	}
+	if strings.Join(names, ",") != "b,a,c d/é" {
+		t.Error(names)
+	}
+	// The user's own directory.
+	t.Setenv("SESSION_LOCK_DIR", dir)
+	if sessions, err := Sessions(""); err != nil || len(sessions) != 3 {
+		t.Error(sessions, err)
+	}
+	file := filepath.Join(dir, "b.lock")
+	var failure *Error
+	if _, err := Sessions(file); !errors.Is(err, syscall.ENOTDIR) || !errors.As(err, &failure) || failure.Path != file {
+		t.Error(err)
+	}
+	if _, err := Sessions("a\x00b"); !errors.Is(err, syscall.EINVAL) {
+		t.Error(err)
 	}
 }

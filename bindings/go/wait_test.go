@@ -80,7 +80,13 @@ func start(t *testing.T, dir, role string) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.end)
+	t.Cleanup(func() {
+		if t.Failed() {
+			p.kill() // it may wait for what never comes
+		} else {
+			p.end()
+		}
+	})
 	return p
 }
 
@@ -96,9 +102,11 @@ func (p *process) end() {
 }
 
 func (p *process) kill() {
-	p.ended = true
-	p.Process.Kill()
-	p.Wait()
+	if !p.ended {
+		p.ended = true
+		p.Process.Kill()
+		p.Wait()
+	}
 }
 
 func (p *process) hear() string {
