@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::installed::{Installed, run};
@@ -23,12 +23,12 @@ fn the_go_package_passes_its_tests() {
     in_package("go-staticcheck", &["./..."]);
     in_package("go", &["test", "-count=1", "-timeout=2m", "./..."]);
     if support::long() {
-        in_package("go", &["test", "-race", "-count=5", "-timeout=10m", "./..."]);
+        in_package("go", &["test", "-race", "-count=3", "-timeout=10m", "./..."]);
     }
 }
 
 /// A program that is built in a module of its own; the command that builds it, and the program.
-fn program(installed: &Installed, options: &[&str]) -> (Command, std::path::PathBuf) {
+fn program(installed: &Installed, options: &[&str]) -> (Command, PathBuf) {
     let directory = installed.scratch.path().join("program");
     fs::create_dir(&directory).unwrap();
     let main = "package main\n\nimport \"session-lock.invalid/sessionlock\"\n\nfunc main() {\n\

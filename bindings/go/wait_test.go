@@ -459,7 +459,7 @@ func crowd(dir string, session func(int) string) {
 		panic(err)
 	}
 	var all sync.WaitGroup
-	var granted, inside int32
+	var granted, failed, inside int32
 	for i := 0; i < count; i++ {
 		all.Add(1)
 		go func(session string) {
@@ -468,7 +468,8 @@ func crowd(dir string, session func(int) string) {
 			defer cancel()
 			lock, err := Wait(ctx, dir, session)
 			if err != nil {
-				fmt.Println(err)
+				fmt.Fprintln(os.Stderr, err)
+				atomic.AddInt32(&failed, 1)
 				return
 			}
 			if atomic.AddInt32(&inside, 1) != 1 && session == "s" {
@@ -481,43 +482,57 @@ func crowd(dir string, session func(int) string) {
 			}
 		}(session(i))
 	}
+	// All are in a queue, and each queue has its lock file, and two eventfds. (/proc/locks could tell more,
+	// but it may miss lines of a long table.)
+	for queued := 0; queued+int(atomic.LoadInt32(&failed)) < count || descriptors() < 3*countQueues(); {
+		time.Sleep(time.Millisecond)
+		queued = 0
+		queues.Lock()
+		for _, q := range queues.byPath {
+			queued += len(q.waiting)
+		}
+		queues.Unlock()
+	}
+	fmt.Println("waiting")
 	all.Wait()
 	fmt.Println("granted", granted)
 }
 
 func TestACrowdWithinTheLimitOfDescriptors(t *testing.T) {
-	for _, c := range []struct {
-		role                    string
-		waiters, limit, inQueue int
-	}{
+	type crowd struct {
+		role                     string
+		waiters, limit, sessions int
+	}
+	crowds := []crowd{
 		{"crowd-at-one", 400, 1024, 1},
 		{"crowd-at-one", 1000, 64, 1},
 		{"crowd-at-many", 300, 1024, 300},
-		{"crowd-at-many", 1000, 4096, 1000},
-	} {
+	}
+	if os.Getenv("SESSION_LOCK_LONG") != "" {
+		crowds = append(crowds, crowd{"crowd-at-many", 1000, 4096, 1000})
+	}
+	for _, c := range crowds {
 		dir := t.TempDir()
 		var locks []*Lock
-		for i := 0; i < c.inQueue; i++ {
+		for i := 0; i < c.sessions; i++ {
 			session := "s"
-			if c.inQueue > 1 {
+			if c.sessions > 1 {
 				session = strconv.Itoa(i)
 			}
 			locks = append(locks, must(Acquire(dir, session)))
 		}
 		p := start(t, dir, c.role)
 		fmt.Fprintln(p.stdin, c.waiters, c.limit)
-		until(t, "they wait", func() bool { return blocked(dir, p.Process.Pid) == c.inQueue })
+		if line := p.hear(); line != "waiting" {
+			t.Errorf("%+v: %s", c, line)
+		}
 		for _, lock := range locks {
 			if err := lock.Release(); err != nil {
 				t.Error(err)
 			}
 		}
-		want := fmt.Sprint("granted ", c.waiters)
-		if line := p.hear(); line != want {
+		if line := p.hear(); line != fmt.Sprint("granted ", c.waiters) {
 			t.Errorf("%+v: %s", c, line)
-			for line != want && line != "" {
-				line = p.hear()
-			}
 		}
 		p.end()
 	}
