@@ -403,6 +403,20 @@ func mustBeFirst(t *testing.T, got <-chan result, other <-chan string) {
 	}
 }
 
+func TestTheHolderIsToldWithItsWaiters(t *testing.T) {
+	dir := t.TempDir()
+	holder := holdElsewhere(t, dir)
+	afterUs(t, dir)
+	if info, err := Holder(dir, "s"); err != nil || info.PID != holder.Process.Pid || info.Waiters != 1 || info.Suspended {
+		t.Errorf("%+v %v", info, err)
+	}
+	defer holder.Process.Signal(syscall.SIGCONT)
+	holder.Process.Signal(syscall.SIGSTOP)
+	until(t, "it is stopped", func() bool { return must(Holder(dir, "s")).Suspended })
+	holder.Process.Signal(syscall.SIGCONT)
+	holder.end()
+}
+
 func TestWhoeverGivesUpTakesNobodysPlaceAlong(t *testing.T) {
 	dir := t.TempDir()
 	holder := holdElsewhere(t, dir)
