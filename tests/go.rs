@@ -23,9 +23,9 @@ fn the_go_package_passes_its_tests() {
     if support::have("go-staticcheck") {
         in_package("go-staticcheck", &["./..."]);
     }
-    in_package("go", &["test", "-count=1", "-timeout=2m", "./..."]);
+    in_package("go", &["test", "-count=1", "-timeout=5m", "./..."]);
     if support::long() {
-        in_package("go", &["test", "-race", "-count=3", "-timeout=10m", "./..."]);
+        in_package("go", &["test", "-race", "-count=1", "-timeout=10m", "./..."]);
     }
 }
 
