@@ -166,6 +166,12 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         when: When::Never,
+        claims: &["wait_needs_no_thread"],
+        tools: &[&HELGRIND],
+        why: "it takes a thread that cannot be started for an error",
+    },
+    Exception {
+        when: When::Never,
         claims: &["threads_with_small_stacks_can_wait"],
         tools: &[&ADDRESS],
         why: "the sanitizer's own functions need more stack than that",
