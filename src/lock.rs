@@ -333,6 +333,10 @@ pub fn set_guardian(fd: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
     label::set_guardian(fd, pid)
 }
 
+/// How often an attempt starts again because the file was not the one at its path. Somebody who deletes
+/// or replaces it is not that fast; but there are filesystems on which it never is.
+const ATTEMPTS: u32 = 1000;
+
 /// `limits` `None`: a single try.
 fn acquire_with(
     dir: Option<&Path>,
@@ -341,11 +345,11 @@ fn acquire_with(
     limits: Option<WaitLimits<'_>>,
 ) -> Result<SessionLock, Error> {
     let file = LockFile::new(dir, session)?;
-    loop {
+    for _ in 0..ATTEMPTS {
         if let Some(limits) = &limits {
             limits.check_cancel().map_err(|error| wait_failed(&file, error))?;
         }
-        if let Some(opened) = file.open()? {
+        if let Some(opened) = open(&file, limits.as_ref())? {
             if lock_opened(&file, &opened, wish, limits.as_ref())? {
                 return hand_out(file, opened, wish);
             }
@@ -356,6 +360,21 @@ fn acquire_with(
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Error::TimedOut { path: file.path() });
         }
+    }
+    let reason = "in a thousand attempts, the file that was opened was never the one at its path: \
+                  somebody replaces it all the time, or its filesystem cannot tell which file is which";
+    Err(Error::Untrusted { path: file.path(), reason })
+}
+
+/// Opens the lock file, and waits for that where a lease on it (`F_SETLEASE`) is in the way.
+fn open(file: &LockFile, limits: Option<&WaitLimits<'_>>) -> Result<Option<Opened>, Error> {
+    match (file.open(), limits) {
+        (Err(Error::Held { .. }), Some(limits)) => wait::until(limits, || match file.open() {
+            Err(Error::Held { .. }) => None,
+            result => Some(result),
+        })
+        .map_err(|error| wait_failed(file, error))?,
+        (result, _) => result,
     }
 }
 

@@ -135,7 +135,8 @@ impl LockFile {
     }
 
     /// Opens the lock file, creating it and its directory where they are missing; `None` where
-    /// somebody deleted it just then: try again.
+    /// somebody deleted it just then: try again. [`Error::Held`] where another process has a lease on
+    /// it, and was asked to give it up just now (`F_SETLEASE` in fcntl(2)).
     pub fn open(&self) -> Result<Option<Opened>, Error> {
         let dir = self.trusted_directory()?;
         let Some((descriptor, writable)) = self.open_any(&dir)? else { return Ok(None) };
@@ -175,6 +176,7 @@ impl LockFile {
         }
         match errno(&result) {
             Some(libc::ELOOP) => Err(Error::Symlink { path: self.path() }),
+            Some(libc::EWOULDBLOCK) => Err(Error::Held { path: self.path() }),
             // What is there instead is a directory, a socket or a device without a driver.
             Some(libc::EISDIR | libc::ENXIO | libc::ENODEV | libc::ESPIPE) => {
                 Err(self.untrusted(&self.path, "not a regular file"))

@@ -78,6 +78,21 @@ fn parse_stat(text: &[u8]) -> Option<ProcStat> {
     })
 }
 
+/// Whether a thread of this process is asleep in the system call with this number.
+pub(crate) fn is_asleep_in(thread: u32, call: libc::c_long) -> io::Result<bool> {
+    let of_thread = |name| format!("/proc/self/task/{thread}/{name}");
+    match read(of_thread("syscall")) {
+        // "running", or the number and what else is in the registers (proc(5)).
+        Ok(text) => Ok(text.starts_with(format!("{call} ").as_bytes())),
+        // Not every kernel has it, and a process that is not dumpable may not read its own.
+        Err(_) => {
+            let text = read(of_thread("stat"))?;
+            let state = text.iter().rposition(|&byte| byte == b')').map(|end| &text[end + 1..]);
+            Ok(state.is_some_and(|state| state.starts_with(b" S") || state.starts_with(b" D")))
+        }
+    }
+}
+
 /// The command line, its words separated by blanks, without the directory of the program; or else
 /// the short name that a kernel thread or a zombie has.
 pub(crate) fn command(process: ProcId) -> io::Result<Vec<u8>> {

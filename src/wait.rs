@@ -17,31 +17,40 @@
 //!   before its first instruction. The caller has them blocked, too, but while it polls: one that
 //!   comes any time after the first try ends the wait, and is not lost before it.
 //! * Its frame has no destructor that the cancellation would have to run, and it allocates nothing
-//!   while it can be cancelled. What it shares with the caller is reference counted, and its own
-//!   reference is dropped by the destructor of a thread-specific key, which runs however it ends.
-//! * Where a blocked `flock` cannot be interrupted (some filesystems in user space, or the user has
-//!   used up `RLIMIT_SIGPENDING`), the thread is left to itself after [`PATIENCE`]. The caller closes
-//!   the descriptor; should the lock be granted later, it goes with the description's last reference,
-//!   which is the thread's own call.
+//!   while it can be cancelled. What it shares with the caller is reference counted. The destructor of
+//!   a thread-specific key, which runs however the thread ends, drops its reference and tells the
+//!   caller: from then on the thread is in no `flock` any more.
+//! * A cancelled thread leaves the kernel's queue when it next runs. On a busy processor that can take
+//!   a while, and a lock that becomes free meanwhile is the thread's: so the caller waits for it. Only
+//!   a thread that is still asleep in `flock` after [`PATIENCE`] is left to itself. It has had its
+//!   turn, or needs none: the filesystem does not interrupt a blocked `flock` (some in user space), or
+//!   the signal could not be sent (`RLIMIT_SIGPENDING`). The caller closes the descriptor; should the
+//!   lock be granted later, it goes with the description's last reference, which is the thread's own
+//!   call.
 
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::procfs;
 use crate::registry::Descriptor;
 use crate::sys;
 use crate::sys::thread::nounwind::{self, PTHREAD_CANCEL_ASYNCHRONOUS, PTHREAD_CANCEL_DISABLE};
-use crate::sys::thread::{BlockedSignals, Thread, ThreadExit};
+use crate::sys::thread::{self, BlockedSignals, Thread, ThreadExit};
 
-/// How long a cancelled thread may take to end. Where it can be interrupted it takes less than a
-/// millisecond; the caller must not be later than 10 ms where it cannot.
+/// When to look for the first time whether a cancelled thread is stuck. Where it can be interrupted and
+/// gets the processor it ends in less than a millisecond; the caller must not be later than 10 ms where
+/// it cannot.
 const PATIENCE: Duration = Duration::from_millis(8);
 
-/// Between two tries where no thread can be started.
+/// When to look again.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Between two tries where nothing tells that the next one is worthwhile.
 const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(5));
 
 /// When to give up.
@@ -76,15 +85,23 @@ pub(crate) enum WaitError {
 /// Waits for the exclusive lock on the description of `fd`, which was just found not to be free.
 pub(crate) fn lock(fd: &Descriptor, limits: &WaitLimits<'_>) -> Result<(), WaitError> {
     if limits.is_endless() {
-        return sys::flock_blocking(fd.fd()).map_err(flock_failed);
+        match sys::flock_blocking(fd.fd()) {
+            Err(error) if sys::cannot_block(&error) => {}
+            result => return result.map_err(flock_failed),
+        }
     }
-    let signals =
-        BlockedSignals::new().map_err(|error| WaitError::Failed("pthread_sigmask", error))?;
-    match Blocked::start(fd, &signals) {
-        Ok(blocked) => blocked.wait(fd, limits, &signals),
-        // No thread (RLIMIT_NPROC) or no descriptor for it.
-        Err(_) => lock_by_polling(fd, limits, &signals),
+    let signals = block_signals()?;
+    match Blocked::start(fd, &signals).map(|blocked| blocked.wait(fd, limits, &signals)) {
+        Ok(Err(WaitError::Failed(_, error))) if sys::cannot_block(&error) => {}
+        Ok(result) => return result,
+        // No thread (RLIMIT_NPROC), or none that could be cancelled, or no descriptor for it.
+        Err(_) => {}
     }
+    again_and_again(limits, &signals, || Ok(try_lock(fd)?.then_some(())))
+}
+
+fn block_signals() -> Result<BlockedSignals, WaitError> {
+    BlockedSignals::new().map_err(|error| WaitError::Failed("pthread_sigmask", error))
 }
 
 fn flock_failed(error: io::Error) -> WaitError {
@@ -114,7 +131,13 @@ impl WaitLimits<'_> {
     /// open an answer. To be asked before the lock file is opened, which could take that number.
     pub fn check_cancel(&self) -> Result<(), WaitError> {
         match self.cancel {
-            Some(_) => self.poll(None, Some(Duration::ZERO), None).map(drop),
+            Some(_) => loop {
+                match self.poll(None, Some(Duration::ZERO), None) {
+                    // That was before the wait.
+                    Err(WaitError::Interrupted) => {}
+                    result => return result.map(drop),
+                }
+            },
             None => Ok(()),
         }
     }
@@ -123,17 +146,20 @@ impl WaitLimits<'_> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits for `done`, at most for `timeout`; whether it came. An error is a reason to give up.
+    /// Waits for the end of `thread`, at most for `timeout`; whether it came. It may return sooner. An
+    /// error is a reason to give up.
     fn poll(
         &self,
-        done: Option<BorrowedFd<'_>>,
+        thread: Option<&Blocked>,
         timeout: Option<Duration>,
         signals: Option<&BlockedSignals>,
     ) -> Result<bool, WaitError> {
-        match sys::ppoll([done, self.cancel], timeout, signals) {
-            Ok([done, _]) if done.event => Ok(true),
-            Ok([_, cancel]) if cancel.invalid => Err(WaitError::BadCancel),
-            Ok([_, cancel]) if cancel.event => Err(WaitError::Cancelled),
+        let done = thread.map(|thread| thread.shared.done.fd());
+        let library_signals = thread.map(|thread| thread.library_signals.fd());
+        match sys::ppoll([done, self.cancel, library_signals], timeout, signals) {
+            Ok([done, ..]) if done.event => Ok(true),
+            Ok([_, cancel, _]) if cancel.invalid => Err(WaitError::BadCancel),
+            Ok([_, cancel, _]) if cancel.event => Err(WaitError::Cancelled),
             Ok(_) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(WaitError::Interrupted),
             Err(error) => Err(WaitError::Failed("ppoll", error)),
@@ -141,19 +167,20 @@ impl WaitLimits<'_> {
     }
 }
 
-/// Growing sleeps: the last resort, still obeying deadline, cancellation and signals.
-fn lock_by_polling(
-    fd: &Descriptor,
+/// Tries with growing sleeps, until `attempt` has an answer: the last resort, still obeying deadline,
+/// cancellation and signals.
+fn again_and_again<T>(
     limits: &WaitLimits<'_>,
     signals: &BlockedSignals,
-) -> Result<(), WaitError> {
+    mut attempt: impl FnMut() -> Result<Option<T>, WaitError>,
+) -> Result<T, WaitError> {
     let (mut nap, longest) = NAPS;
     loop {
         let left = limits.left();
         let timeout = left.map_or(nap, |left| nap.min(left));
         let slept = limits.poll(None, Some(timeout), Some(signals));
-        if try_lock(fd)? {
-            return Ok(());
+        if let Some(answer) = attempt()? {
+            return Ok(answer);
         }
         slept?;
         if left == Some(Duration::ZERO) {
@@ -163,54 +190,74 @@ fn lock_by_polling(
     }
 }
 
+/// Waits until `attempt` has an answer, where the kernel has no queue for it.
+pub(crate) fn until<T>(
+    limits: &WaitLimits<'_>,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Result<T, WaitError> {
+    again_and_again(limits, &block_signals()?, || Ok(attempt()))
+}
+
 // --------------------------------------------------------------------------------------- thread
 
 /// What the caller and the thread both need; gone when both are done with it.
 struct Shared {
     lock: RawFd,
-    /// An eventfd: the thread has an answer.
+    /// An eventfd: the thread is in no `flock` any more, and ends.
     done: Descriptor,
+    /// The thread's number; 0 until it has run.
+    tid: AtomicU32,
     /// [`PENDING`], 0 for granted, or an errno.
     answer: AtomicI32,
 }
 
 const PENDING: i32 = -1;
 
-/// Drops the thread's reference to [`Shared`], also when it is cancelled.
+/// Calls [`end`] in the thread, also when it is cancelled.
 static EXIT: ThreadExit = ThreadExit::new();
 
 extern "C" fn init_exit() {
-    EXIT.create(drop_shared);
+    EXIT.create(end);
 }
 
 /// # Safety
 ///
 /// `shared` came from `Arc::into_raw`, and this takes that reference.
-unsafe extern "C" fn drop_shared(shared: *mut c_void) {
+unsafe extern "C" fn end(shared: *mut c_void) {
     // SAFETY: see above; the key's destructor runs once for the thread.
-    drop(unsafe { Arc::from_raw(shared.cast_const().cast::<Shared>()) });
+    let shared = unsafe { Arc::from_raw(shared.cast_const().cast::<Shared>()) };
+    sys::eventfd_write(shared.done.fd());
 }
 
 /// A thread that is blocked in `flock`, seen from its caller.
 struct Blocked {
     thread: Thread,
     shared: Arc<Shared>,
+    /// A signalfd: the C library wants something of the caller.
+    library_signals: Descriptor,
     owner: u32,
 }
 
 impl Blocked {
     fn start(fd: &Descriptor, signals: &BlockedSignals) -> io::Result<Blocked> {
+        if !thread::can_cancel() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         EXIT.ready(init_exit)?;
-        let done = Descriptor::open_other(sys::eventfd)?;
-        let answer = AtomicI32::new(PENDING);
-        let shared = Arc::new(Shared { lock: fd.number(), done, answer });
-        let argument = Arc::into_raw(Arc::clone(&shared)).cast_mut().cast::<c_void>();
-        // SAFETY: `block_in_flock` takes the reference that `argument` is, and has no destructor.
-        match unsafe { Thread::spawn(signals, block_in_flock, argument) } {
-            Ok(thread) => Ok(Blocked { thread, shared, owner: sys::getpid() }),
+        let library_signals = Descriptor::open_other(sys::signalfd)?;
+        let shared = Arc::new(Shared {
+            lock: fd.number(),
+            done: Descriptor::open_other(sys::eventfd)?,
+            tid: AtomicU32::new(0),
+            answer: AtomicI32::new(PENDING),
+        });
+        let argument = Arc::into_raw(Arc::clone(&shared));
+        // SAFETY: `block_in_flock` takes the reference that the argument is, and has no destructor.
+        match unsafe { Thread::spawn(signals, block_in_flock, argument.cast_mut().cast()) } {
+            Ok(thread) => Ok(Blocked { thread, shared, library_signals, owner: sys::getpid() }),
             Err(error) => {
                 // SAFETY: from `Arc::into_raw` above, and no thread has taken it.
-                unsafe { drop_shared(argument) };
+                drop(unsafe { Arc::from_raw(argument) });
                 Err(error)
             }
         }
@@ -224,7 +271,7 @@ impl Blocked {
     ) -> Result<(), WaitError> {
         let stop = loop {
             let left = limits.left();
-            match limits.poll(Some(self.shared.done.fd()), left, Some(signals)) {
+            match limits.poll(Some(&self), left, Some(signals)) {
                 Ok(true) => {
                     // It has nothing left to do but to end, so this does not wait.
                     self.thread.join();
@@ -245,10 +292,33 @@ impl Blocked {
         // SAFETY: the thread allows it only in `block_in_flock`, whose frame has no destructor, around
         // one system call.
         unsafe { self.thread.cancel() };
-        if self.thread.join_within(PATIENCE) && try_lock(fd)? {
-            return Ok(());
+        let mut patience = PATIENCE;
+        while !self.ends_within(patience) {
+            // It may have ended while we looked.
+            if self.is_stuck() && !self.ends_within(Duration::ZERO) {
+                self.thread.detach();
+                return Err(stop);
+            }
+            patience = LOOK_AGAIN;
         }
-        Err(stop)
+        self.thread.join();
+        if try_lock(fd)? { Ok(()) } else { Err(stop) }
+    }
+
+    /// Waits for the thread's end, or for some other reason to look.
+    fn ends_within(&self, patience: Duration) -> bool {
+        let done = sys::ppoll([Some(self.shared.done.fd())], Some(patience), None);
+        done.is_ok_and(|[done]| done.event)
+    }
+
+    /// Whether the thread is asleep in `flock`. Once it has been cancelled, it is not, unless nothing
+    /// wakes it: one that was asleep has been made runnable by then. Where this cannot be known, it
+    /// is taken for stuck, for the deadline's sake.
+    fn is_stuck(&self) -> bool {
+        match self.shared.tid.load(Ordering::Relaxed) {
+            0 => false,
+            tid => procfs::is_asleep_in(tid, libc::SYS_flock).unwrap_or(true),
+        }
     }
 }
 
@@ -260,6 +330,7 @@ extern "C-unwind" fn block_in_flock(argument: *mut c_void) -> *mut c_void {
     // SAFETY: from `Arc::into_raw`; this thread's reference lives until the key's destructor runs,
     // after this function.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
+    shared.tid.store(sys::gettid(), Ordering::Relaxed);
     // SAFETY: a null pointer is allowed. From here to the call's counterpart below, this thread
     // holds nothing that being cut off anywhere could leave half done.
     unsafe { nounwind::pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, ptr::null_mut()) };
@@ -276,6 +347,5 @@ extern "C-unwind" fn block_in_flock(argument: *mut c_void) -> *mut c_void {
     // SAFETY: a null pointer is allowed.
     unsafe { nounwind::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, ptr::null_mut()) };
     shared.answer.store(errno, Ordering::Release);
-    sys::eventfd_write(shared.done.fd());
     ptr::null_mut()
 }

@@ -276,9 +276,20 @@ pub(crate) fn lseek_cur(number: RawFd) -> Option<libc::off_t> {
 pub(crate) fn flock_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
     match flock(fd, libc::LOCK_EX | libc::LOCK_NB) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) if is_refusal(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a `flock` that failed says that the lock is held: `EACCES` is how CIFS says it.
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::EACCES)
+}
+
+/// Whether a blocked `flock` that failed says no more than that the filesystem does not block: it has
+/// refused the lock, or (virtiofs) what was asked for.
+pub(crate) fn cannot_block(error: &io::Error) -> bool {
+    is_refusal(error) || error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 
 /// Waits for the exclusive lock; `EINTR` if a signal handler ran.
@@ -286,9 +297,10 @@ pub(crate) fn flock_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     flock(fd, libc::LOCK_EX)
 }
 
-/// Gives the lock up, whoever else has a copy of the descriptor.
+/// Gives the lock up, whoever else has a copy of the descriptor. (This never blocks, but virtiofs wants to
+/// be told so.)
 pub(crate) fn flock_unlock(fd: BorrowedFd<'_>) -> io::Result<()> {
-    flock(fd, libc::LOCK_UN)
+    flock(fd, libc::LOCK_UN | libc::LOCK_NB)
 }
 
 fn flock(fd: BorrowedFd<'_>, operation: c_int) -> io::Result<()> {
@@ -315,6 +327,17 @@ pub(crate) fn eventfd_write(eventfd: BorrowedFd<'_>) {
     unsafe { libc::write(eventfd.as_raw_fd(), (&raw const one).cast::<c_void>(), 8) };
 }
 
+/// A new signalfd, readable while one of the C library's own signals is pending for the thread that
+/// asks. Nothing is read from it.
+pub(crate) fn signalfd() -> io::Result<OwnedFd> {
+    let signals = thread::library_signals();
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: the set lives through the call; the descriptor that it makes is nobody else's.
+    let fd = check(unsafe { libc::signalfd(-1, &raw const signals, flags) })?;
+    // SAFETY: the call has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// What [`ppoll`] saw of each descriptor.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Ready {
@@ -322,14 +345,14 @@ pub(crate) struct Ready {
     pub invalid: bool,
 }
 
-/// Waits until one of two descriptors is readable or hung up, at most for `timeout`; `EINTR` if a
+/// Waits until one of some descriptors is readable or hung up, at most for `timeout`; `EINTR` if a
 /// signal handler ran (`ppoll` is never restarted, also with `SA_RESTART`: signal(7)). Signals that
 /// are blocked come in here and nowhere else: one that came before ends the call at once.
-pub(crate) fn ppoll(
-    fds: [Option<BorrowedFd<'_>>; 2],
+pub(crate) fn ppoll<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
     timeout: Option<Duration>,
     blocked: Option<&thread::BlockedSignals>,
-) -> io::Result<[Ready; 2]> {
+) -> io::Result<[Ready; N]> {
     // A negative number is skipped by the kernel.
     let mut polled = fds.map(|fd| libc::pollfd {
         fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
@@ -338,9 +361,10 @@ pub(crate) fn ppoll(
     });
     let timeout = timeout.map(timespec);
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    let mask = blocked.map_or(ptr::null(), |blocked| ptr::from_ref(blocked.before()));
-    // SAFETY: `polled` has two elements; `timeout` and `mask` are null or point at what lives here.
-    check(unsafe { libc::ppoll(polled.as_mut_ptr(), 2, timeout, mask) })?;
+    let mask = blocked.map_or(ptr::null(), |blocked| ptr::from_ref(blocked.while_polling()));
+    let count = N as libc::nfds_t;
+    // SAFETY: `polled` has `count` elements; `timeout` and `mask` are null or point at what lives here.
+    check(unsafe { libc::ppoll(polled.as_mut_ptr(), count, timeout, mask) })?;
     Ok(polled.map(|fd| Ready { event: fd.revents != 0, invalid: fd.revents & libc::POLLNVAL != 0 }))
 }
 
@@ -373,6 +397,13 @@ pub(crate) fn getpid() -> u32 {
     // SAFETY: takes nothing and cannot fail.
     let pid = unsafe { libc::getpid() };
     pid.unsigned_abs()
+}
+
+/// The number of the calling thread. (As a system call: glibc before 2.30 has no function for it.)
+pub(crate) fn gettid() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+    u32::try_from(tid).unwrap_or(0)
 }
 
 pub(crate) fn geteuid() -> u32 {

@@ -2,31 +2,24 @@
 //! an initialisation that runs once. The standard library has none of these, or not across `fork`.
 
 use std::cell::UnsafeCell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_ulong, c_void};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use super::{check_code, timespec};
+use super::check_code;
 
 /// The entry function of a thread that may be cancelled: the cancellation unwinds its frame.
 pub(crate) type Entry = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
 
-// Not in libc, or there only for an entry function that must not be unwound.
+// In libc only for an entry function that must not be unwound.
 unsafe extern "C" {
     fn pthread_create(
         thread: *mut libc::pthread_t,
         attributes: *const libc::pthread_attr_t,
         entry: Entry,
         argument: *mut c_void,
-    ) -> c_int;
-    fn pthread_clockjoin_np(
-        thread: libc::pthread_t,
-        value: *mut *mut c_void,
-        clock: libc::clockid_t,
-        deadline: *const libc::timespec,
     ) -> c_int;
 }
 
@@ -48,29 +41,83 @@ pub(crate) mod nounwind {
 }
 use nounwind::{PTHREAD_CANCEL_DISABLE, pthread_setcancelstate};
 
+/// Whether a thread can be cancelled. glibc unwinds a cancelled thread with libgcc_s.so.1, which it loads
+/// at the first cancellation; where it cannot (there is none below this root, or no descriptor is left),
+/// it aborts the process. `backtrace(3)` needs the same library, loads it in the same way, and returns 0
+/// where it cannot. In a static program both have it in them.
+#[cfg(target_env = "gnu")]
+pub(crate) fn can_cancel() -> bool {
+    use std::sync::atomic::AtomicBool;
+    static LOADED: AtomicBool = AtomicBool::new(false);
+    if !LOADED.load(Ordering::Relaxed) {
+        let mut frame = ptr::null_mut();
+        // SAFETY: there is room for the one address that is asked for.
+        let frames = unsafe { libc::backtrace(&raw mut frame, 1) };
+        LOADED.store(frames > 0, Ordering::Relaxed);
+    }
+    LOADED.load(Ordering::Relaxed)
+}
+
+/// musl runs the handlers of a cancelled thread, and unwinds nothing.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn can_cancel() -> bool {
+    true
+}
+
 /// While it lives, every signal is blocked in the calling thread, but for the time of a
-/// [`ppoll`](super::ppoll).
+/// [`ppoll`](super::ppoll). Except those of the C library itself, by which it makes all threads do
+/// something at once (`setgid(2)`): these never wait for long, and end nothing. `ppoll` leaves them
+/// pending, and a [`signalfd`](super::signalfd) for them ends it.
 pub(crate) struct BlockedSignals {
     before: libc::sigset_t,
+    while_polling: libc::sigset_t,
+}
+
+/// Adds the C library's own signals to a set: those between the last standard one and SIGRTMIN
+/// (nptl(7)), which it leaves out of every set itself.
+fn add_library_signals(set: &mut libc::sigset_t) {
+    const WORDS: usize = size_of::<libc::sigset_t>() / size_of::<c_ulong>();
+    // SAFETY: a set is an array of words with a bit for each signal, which is the kernel's form of it.
+    let words = unsafe { &mut *ptr::from_mut(set).cast::<[c_ulong; WORDS]>() };
+    for signal in 32..libc::SIGRTMIN() {
+        let bit = signal.unsigned_abs() - 1;
+        words[(bit / c_ulong::BITS) as usize] |= 1 << (bit % c_ulong::BITS);
+    }
+}
+
+fn no_signals() -> libc::sigset_t {
+    let mut none = MaybeUninit::uninit();
+    // SAFETY: the call fills the set that it is given.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: filled above; the call cannot fail.
+    unsafe { none.assume_init() }
+}
+
+/// The C library's own signals.
+pub(super) fn library_signals() -> libc::sigset_t {
+    let mut set = no_signals();
+    add_library_signals(&mut set);
+    set
 }
 
 impl BlockedSignals {
     pub fn new() -> io::Result<BlockedSignals> {
         let mut all = MaybeUninit::uninit();
-        let mut before = MaybeUninit::uninit();
+        let mut before = no_signals();
         // SAFETY: the call fills the set that it is given.
         unsafe { libc::sigfillset(all.as_mut_ptr()) };
-        // SAFETY: `all` was filled above; `before` has the size of the set that the call fills.
+        // SAFETY: `all` was filled above; `before` is the set that the call fills.
         let code =
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), &raw mut before) };
         check_code(code)?;
-        // SAFETY: the call succeeded, so it has filled in the set.
-        Ok(BlockedSignals { before: unsafe { before.assume_init() } })
+        let mut while_polling = before;
+        add_library_signals(&mut while_polling);
+        Ok(BlockedSignals { before, while_polling })
     }
 
-    /// The mask that was there before, and comes back.
-    pub fn before(&self) -> &libc::sigset_t {
-        &self.before
+    /// The mask that was there before, and the C library's own signals.
+    pub fn while_polling(&self) -> &libc::sigset_t {
+        &self.while_polling
     }
 }
 
@@ -135,7 +182,8 @@ impl Thread {
         Ok(Thread(unsafe { thread.assume_init() }))
     }
 
-    /// Asks the thread to end: it does so where it has allowed that.
+    /// Asks the thread to end: it does so where it has allowed that. Only where threads
+    /// [can be cancelled](can_cancel).
     ///
     /// # Safety
     ///
@@ -153,31 +201,10 @@ impl Thread {
         unsafe { libc::pthread_join(self.0, ptr::null_mut()) };
     }
 
-    /// Waits for the thread's end, but not for ever: where it has not come within `patience`, the
-    /// thread is detached (it will be gone when it ends) and the answer is false.
-    pub fn join_within(self, patience: Duration) -> bool {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the struct is the one that the call fills.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
-        let deadline = Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds) + patience;
-        let deadline = timespec(deadline);
-        // SAFETY: the thread has been neither joined nor detached; the deadline lives through the
-        // call.
-        let code = unsafe {
-            pthread_clockjoin_np(
-                self.0,
-                ptr::null_mut(),
-                libc::CLOCK_MONOTONIC,
-                &raw const deadline,
-            )
-        };
-        if code != 0 {
-            // SAFETY: the join failed, so the thread is still neither joined nor detached.
-            unsafe { libc::pthread_detach(self.0) };
-        }
-        code == 0
+    /// Leaves the thread to itself: it will be gone when it ends.
+    pub fn detach(self) {
+        // SAFETY: the thread has been neither joined nor detached, and `self` goes with the call.
+        unsafe { libc::pthread_detach(self.0) };
     }
 }
 
