@@ -16,7 +16,7 @@
  *     BLOCK                     sys::flock_blocking, in the caller itself
  *     HELP, Helper              wait::Blocked and its thread, wait::block_in_flock
  *     "gives up"                the end of wait::Blocked::wait: cancel, join, one last try
- *     "cannot be interrupted"   Thread::join_within was in vain: the thread is left to itself
+ *     "cannot be interrupted"   wait::Blocked::is_stuck: the thread is left to itself
  *     compare                   lock_file::is_at_path, after the grant (lock::lock_opened)
  *     write_label, clear_label  label::write, label::clear
  *     release                   lock::release: registry::take, check_path, clear, LOCK_UN, close
@@ -26,13 +26,14 @@
  *
  * What is simpler than the real thing, and why nothing is lost by it: a free lock goes to any of
  * those who are blocked, not to the first in the kernel's queue (every order is searched). A
- * deadline or a cancellation may come at any moment of a wait. The link count that is looked at
+ * deadline or a cancellation may come at any moment of a wait, and the thread that is cancelled may run at
+ * any moment after it: until then it is in the queue. The link count that is looked at
  * after the open is left out (it only saves a turn). An inode's number is used again as soon as
  * nothing refers to it, as filesystems do.
  *
  * The switches that break the protocol on purpose stand with the step that they break: NO_COMPARE,
- * COMPARE_BEFORE_LOCK, RETRY_WITHOUT_OPEN, NO_LAST_TRY, TRY_BEFORE_CANCEL, LABEL_BEFORE_LOCK,
- * CLEAR_AFTER_UNLOCK, CLOSE_ONLY, NO_CHECK_AT_RELEASE, CHILD_RELEASES, NO_FORK_HOOK,
+ * COMPARE_BEFORE_LOCK, RETRY_WITHOUT_OPEN, NO_LAST_TRY, TRY_BEFORE_CANCEL, ABANDON_STARVED,
+ * LABEL_BEFORE_LOCK, CLEAR_AFTER_UNLOCK, CLOSE_ONLY, NO_CHECK_AT_RELEASE, CHILD_RELEASES, NO_FORK_HOOK,
  * HOOK_MISSES_WAITS, NO_FORK_LOCK, QUERY_LOCKS.
  */
 
@@ -261,7 +262,11 @@ retry:
                         assert(lock_on[inode_of[d]] != d);
                         close_it(); goto out
                     fi
+#ifdef ABANDON_STARVED
+                :: asked[me] != NONE ->
+#else
                 :: asked[me] != NONE && deaf[me] ->     /* cannot be interrupted */
+#endif
                     close_it(); goto done
                 fi
             fi
@@ -352,7 +357,10 @@ done:   skip
 }
 
 /* The thread that blocks in flock. The call has a reference to the description, which is gone when
- * it returns; and the grant can come just before the cancellation, or just after it. */
+ * it returns. The grant can come just before the cancellation, and just after it: a thread that has not
+ * had its turn since is still in the queue. */
+#define STOPPED(me) ((cancelled[me] || killed[me]) && !deaf[me])
+
 proctype Helper(byte me) {
     byte d;
 end:
@@ -362,10 +370,18 @@ end:
         :: deaf[me] = true
         :: deaf[me] = false
         fi;
-        {
-            d_step { MINE_OR_FREE(d) -> lock_on[inode_of[d]] = d };
-            answered[me] = true
-        } unless { (cancelled[me] || killed[me]) && !deaf[me] };
+        if
+        :: d_step {
+                MINE_OR_FREE(d) -> lock_on[inode_of[d]] = d;
+                /* Nobody has left a thread in the queue that only has not had its turn. */
+                assert(deaf[me] || killed[me] || fd[me] == d)
+            }
+            if
+            :: answered[me] = true
+            :: STOPPED(me)
+            fi
+        :: STOPPED(me)
+        fi;
         d_step { drop(d); d = NONE; asked[me] = NONE; deaf[me] = false }
     od
 }

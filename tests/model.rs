@@ -107,12 +107,13 @@ const LONG: [&str; 4] = [
 ];
 
 /// The protocol broken in one step, the bounds, and (part of) the assertion that must find it.
-const BROKEN: [(&str, &str, &str); 14] = [
+const BROKEN: [(&str, &str, &str); 15] = [
     ("NO_COMPARE", "FORKS=0 DEATHS=0 MOVES=1", "since!=moves"),
     ("COMPARE_BEFORE_LOCK", "FORKS=0 DEATHS=0 MOVES=1", "since!=moves"),
     ("NO_CHECK_AT_RELEASE", "FORKS=0 DEATHS=0 MOVES=1", "is_there=="),
     ("NO_LAST_TRY", "", "(lock_on[inode_of[d]]!=d)"),
     ("TRY_BEFORE_CANCEL", "", "(lock_on[inode_of[d]]!=d)"),
+    ("ABANDON_STARVED", "", "(fd[me]==d)"),
     ("LABEL_BEFORE_LOCK", "", "label_in["),
     ("CLEAR_AFTER_UNLOCK", "", "label_in["),
     ("CLOSE_ONLY", "", "(refs[p]==0)"),
