@@ -346,6 +346,10 @@ extern "C-unwind" fn block_in_flock(argument: *mut c_void) -> *mut c_void {
     let errno = if result == 0 { 0 } else { unsafe { *location } };
     // SAFETY: a null pointer is allowed.
     unsafe { nounwind::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, ptr::null_mut()) };
+    // A cancellation that was sent before that line comes after it all the same: glibc's handler does not
+    // look at the state again, and would cut off the key's destructor. (Not by setting the type back:
+    // then, where the signal is never sent, the next `write` or `close` would wait for it.)
+    thread::block_cancellation();
     shared.answer.store(errno, Ordering::Release);
     ptr::null_mut()
 }

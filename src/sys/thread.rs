@@ -64,6 +64,23 @@ pub(crate) fn can_cancel() -> bool {
     true
 }
 
+/// Blocks the signal by which glibc cancels a thread (SIGCANCEL, 32) in the calling one, for the rest of
+/// its life. By the system call, for pthread_sigmask(3) leaves that signal out. The thread may be
+/// cancelled meanwhile: nothing here has a destructor.
+pub(crate) fn block_cancellation() {
+    const SIGNALS: usize = 64;
+    static SET: [c_ulong; SIGNALS / c_ulong::BITS as usize] = {
+        let mut set = [0; SIGNALS / c_ulong::BITS as usize];
+        set[0] = 1 << (32 - 1);
+        set
+    };
+    let (set, none) = (&raw const SET, ptr::null_mut::<c_ulong>());
+    // SAFETY: the set lives for ever, and has the size that is given; the old one is not asked for.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, set, none, size_of_val(&SET))
+    };
+}
+
 /// While it lives, every signal is blocked in the calling thread, but for the time of a
 /// [`ppoll`](super::ppoll). Except those of the C library itself, by which it makes all threads do
 /// something at once (`setgid(2)`): these never wait for long, and end nothing. `ppoll` leaves them

@@ -687,6 +687,7 @@ const NAMES: &[(i64, &str, &[c_int])] = &[
     (SYS_getgroups, "getgroups", &[EINVAL]),
     (SYS_uname, "uname", &[EFAULT]),
     (SYS_eventfd2, "eventfd2", &[EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS]),
+    (SYS_signalfd4, "signalfd4", &[EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS, EPERM]),
     (SYS_ppoll, "ppoll", &[EINTR, ENOMEM, EINVAL, EAGAIN]),
     (SYS_clone3, "clone3", &[EAGAIN, ENOMEM, EPERM, ENOSYS]),
     (SYS_clone, "clone", &[EAGAIN, ENOMEM, EPERM]),
