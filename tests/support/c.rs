@@ -90,12 +90,12 @@ impl Program {
                 "-Werror",
             ])
             .args(tool.compile)
-            .args(flags)
             .arg(format!("-DPACKAGE_VERSION=\"{}\"", env!("CARGO_PKG_VERSION")))
             .arg("-I")
             .arg(root().join("include"))
             .arg("-I")
             .args([&sources(), &sources().join(format!("{name}.c"))])
+            .args(flags)
             .arg("-o")
             .arg(program.path())
             .arg("-L")
