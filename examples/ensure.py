@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import List, Optional
+from typing import List
 
-from session_lock import LockError, LockHeld, LockStale, LockTimeout, SessionLock, State, holder
+from session_lock import Holder, LockError, LockHeld, LockStale, SessionLock
 
 USAGE, HELD, FAILED, NOT_EXECUTABLE, NOT_FOUND = 2, 75, 125, 126, 127
 
@@ -24,12 +24,6 @@ def say(session: str, what: str) -> None:
     line = f"ensure: {session}: {what}\n"
     sys.stderr.buffer.write(os.fsencode(line))
     sys.stderr.flush()
-
-
-def say_who(session: str, what: str) -> None:
-    """The answer may be out of date: it is for the reader, not for decisions."""
-    who = holder(session)
-    say(session, f"{what} by {who}" if who.state is State.HELD else what)
 
 
 def work(lock: SessionLock, command: List[str]) -> int:
@@ -47,32 +41,27 @@ def work(lock: SessionLock, command: List[str]) -> int:
     return 0
 
 
-def ensure(session: str, wait: Optional[float], command: List[str]) -> int:
+def ensure(session: str, wait: float, command: List[str]) -> int:
+    def waiting(who: Holder) -> None:
+        say(session, f"waiting; holder: {who}")
+
     try:
-        with SessionLock(session) as lock:
+        with SessionLock(session, timeout=wait, on_wait=waiting) as lock:
             return work(lock, command)
-    except LockHeld:
-        if wait is None:
-            say_who(session, "locked")
-            return HELD
-        say_who(session, "waiting, locked")
-    try:
-        with SessionLock(session, timeout=wait) as lock:
-            return work(lock, command)
-    except LockTimeout:
-        say_who(session, "still locked")
+    except LockHeld as error:
+        say(session, f"{error.strerror}")
         return HELD
 
 
 def main(arguments: List[str]) -> int:
     try:
         session, *rest = arguments
-        wait = None
+        wait = 0.0
         if rest[0] == "--wait-lock":
             wait = float(rest[1])
             rest = rest[2:]
         dashes, *command = rest
-        if dashes != "--" or not command or (wait is not None and not 0 <= wait <= 1e9):
+        if dashes != "--" or not command or not 0 <= wait <= 1e9:
             raise ValueError
     except (ValueError, IndexError):
         print("usage: ensure SESSION [--wait-lock SECONDS] -- COMMAND [ARG]...", file=sys.stderr)

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use session_lock::SessionLock;
-use support::installed::{Ensure, Installed, run};
+use support::installed::{Ensure, Installed};
 use support::{Actor, Stage};
 
 #[test]
@@ -264,17 +264,4 @@ fn shell() {
 #[test]
 fn rust() {
     play_all("rust");
-}
-
-#[test]
-fn the_python_module_passes_its_tests() {
-    let Some(installed) = Installed::new(&["python3"]) else { return };
-    let directory = support::root().join("bindings/python");
-    for arguments in [&["-m", "doctest", "session_lock.py"][..], &["-m", "unittest", "-q"]] {
-        run(installed
-            .command("python3")
-            .current_dir(&directory)
-            .args(["-W", "error"])
-            .args(arguments));
-    }
 }

@@ -8,7 +8,7 @@ import sys
 import time
 
 
-sys.path.append(os.path.join(os.path.dirname(__file__), "../../examples/python"))
+sys.path.append(os.path.join(os.path.dirname(__file__), "../../bindings/python"))
 
 
 class Bare:
