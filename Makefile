@@ -10,6 +10,7 @@ BINDIR     = $(PREFIX)/bin
 LIBDIR     = $(PREFIX)/lib
 INCLUDEDIR = $(PREFIX)/include
 MANDIR     = $(PREFIX)/share/man
+TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
 
 CARGO    = cargo
 INSTALL  = install
@@ -45,7 +46,7 @@ $(BUILD)/session-lock.1: $(BUILD)/session-lock
 
 install: all
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig $(INCLUDEDIR) \
-		$(MANDIR)/man1 $(MANDIR)/man3)
+		$(MANDIR)/man1 $(MANDIR)/man3 $(TMPFILESDIR))
 	$(INSTALL) -m 755 $(BUILD)/session-lock $(DESTDIR)$(BINDIR)
 	$(INSTALL) -m 755 $(BUILD)/libsession_lock.so $(DESTDIR)$(LIBDIR)/$(LIBRARY)
 	ln -sf $(LIBRARY) $(DESTDIR)$(LIBDIR)/$(SONAME)
@@ -55,6 +56,7 @@ install: all
 		-e 's|@VERSION@|$(VERSION)|' session_lock.pc.in \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/session_lock.pc
 	$(INSTALL) -m 644 include/session_lock.h $(DESTDIR)$(INCLUDEDIR)
+	$(INSTALL) -m 644 packaging/tmpfiles.d/session-lock.conf $(DESTDIR)$(TMPFILESDIR)
 	$(INSTALL) -m 644 $(BUILD)/session-lock.1 $(DESTDIR)$(MANDIR)/man1
 	$(INSTALL) -m 644 man/session_lock.3 $(DESTDIR)$(MANDIR)/man3
 	for name in $(FUNCTIONS); do \
@@ -65,7 +67,7 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/session-lock $(DESTDIR)$(INCLUDEDIR)/session_lock.h \
 		$(addprefix $(DESTDIR)$(LIBDIR)/,$(LIBRARY) $(SONAME) libsession_lock.so libsession_lock.a \
 			pkgconfig/session_lock.pc) \
-		$(DESTDIR)$(MANDIR)/man1/session-lock.1 \
+		$(DESTDIR)$(MANDIR)/man1/session-lock.1 $(DESTDIR)$(TMPFILESDIR)/session-lock.conf \
 		$(patsubst %,$(DESTDIR)$(MANDIR)/man3/%.3,session_lock $(FUNCTIONS))
 
 clean:

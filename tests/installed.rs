@@ -35,6 +35,7 @@ fn expected(lib: &str) -> Vec<String> {
     let mut expected: Vec<String> = [
         "bin/session-lock",
         "include/session_lock.h",
+        "lib/tmpfiles.d/session-lock.conf",
         "share/man/man1/session-lock.1",
         "share/man/man3/session_lock.3",
     ]

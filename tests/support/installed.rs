@@ -95,7 +95,10 @@ fn debug_tree() -> PathBuf {
         let installed = modified(&stamp);
         let newer = |file: &PathBuf| modified(file) > installed;
         let mut sources = vec![root().join("Makefile")];
-        sources.extend(["session_lock.pc.in", "man/session_lock.3"].map(|f| root().join(f)));
+        sources.extend(
+            ["session_lock.pc.in", "man/session_lock.3", "packaging/tmpfiles.d/session-lock.conf"]
+                .map(|file| root().join(file)),
+        );
         sources.extend(BUILT.map(|file| debug().join(file)));
         if sources.iter().any(newer) {
             run(&mut make_debug("install", &tree));
