@@ -78,7 +78,8 @@ pub enum Error {
     #[error("no such lock handle: never given, or released already")]
     BadHandle,
 
-    /// The directory or the lock file is not safe to trust (`EPERM`).
+    /// The directory or the lock file is not safe to trust, or the default directory would not be the
+    /// same one for all processes of the user (`EPERM`). The reason says what to do.
     #[error("{}: not safe to use: {reason}", path.display())]
     Untrusted {
         /// The directory or the file.

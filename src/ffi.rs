@@ -199,10 +199,11 @@ impl session_lock_holder_info {
 
 /// Takes a session's lock if it is free; does not wait.
 ///
-/// @param dir      The directory of the lock files. NULL: $SESSION_LOCK_DIR (ignored in a
-///                 set-user-ID program), or else /tmp/session-lock-UID with the effective user
-///                 ID. A missing directory is created, parents too, with mode 0700. Borrowed for
-///                 the call.
+/// @param dir      The directory of the lock files. NULL: $SESSION_LOCK_DIR, or else
+///                 /tmp/session-lock-UID with the effective user ID, as the parent of the caller's user
+///                 namespace sees it. A missing directory is created, parents too, with mode 0700. A
+///                 file is created with mode 0600; whoever else may write the directory may read and
+///                 write the file, too, whatever the umask. Borrowed for the call.
 /// @param session  The session's name: any bytes but NUL, at least one. Borrowed for the call.
 /// @param lock     Where the handle goes; set to 0 before anything can fail. Not NULL.
 ///
@@ -212,8 +213,13 @@ impl session_lock_holder_info {
 ///         -ENAMETOOLONG  the encoded file name would pass 255 bytes;
 ///         -EPERM         the directory or the file is not safe to trust: a default directory that is
 ///                        not the caller's own and closed to others, a directory that everybody can
-///                        write without the sticky bit, or that a group can write which the caller
-///                        is not in; a file that is not regular or has several hard links;
+///                        write without the sticky bit, a file that is not regular or has several hard
+///                        links. Or dir is NULL, and the user's other processes would find another
+///                        directory: $SESSION_LOCK_DIR is not an absolute path, or is set in a program
+///                        with raised privileges (set-user-ID, set-group-ID, file capabilities); or it
+///                        is not set, and /tmp is the service's own (systemd's PrivateTmp=) or the user
+///                        has no number outside of the user namespace: set $SESSION_LOCK_DIR, or name
+///                        a directory;
 ///         -ELOOP         the lock file is a symbolic link;
 ///         or the errno of the system call that failed (-EACCES, -EMFILE, -ENOSPC, ...). A
 ///         filesystem that cannot flock is an error, never a success.
@@ -338,6 +344,11 @@ pub extern "C" fn session_lock_release(lock: session_lock_handle) -> c_int {
 /// host was cut off, its lease ran out, and somebody else may hold the lock. The label, read past caches
 /// as far as that goes, must still be this holder's, and on NFS the kernel must still grant the lock.
 ///
+/// The path is looked at as this process sees it now. After setuid(2) it may be out of reach (-EACCES).
+/// After chroot(2), or in another mount namespace, the same path names another file or none, which cannot
+/// be told from a file that was deleted: -ESTALE. The lock is held all the same, and
+/// session_lock_release() releases it, whatever it returns.
+///
 /// @param lock  The handle.
 ///
 /// @return 0: it is. Or:
@@ -347,7 +358,7 @@ pub extern "C" fn session_lock_release(lock: session_lock_handle) -> c_int {
 ///                  replaced it, or closed the descriptor), or the filesystem took the lock away:
 ///                  exclusion may have been lost. What has failed once on a shared filesystem stays
 ///                  -ESTALE;
-///         or the errno of the system call that failed.
+///         or the errno of the system call that failed (-EACCES).
 ///
 /// @threads    From any thread. Not from a signal handler.
 /// @blocking   No; no cancellation point. On a filesystem that other hosts share, as long as that does: a
@@ -434,6 +445,7 @@ pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *m
 ///         -EINVAL        session or info is NULL, session or dir is empty, info_size < 16 (or beyond
 ///                        any version of the struct);
 ///         -ENAMETOOLONG  the encoded file name would pass 255 bytes;
+///         -EPERM         as for session_lock_acquire();
 ///         -ELOOP         the lock file is a symbolic link;
 ///         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...).
 ///
@@ -475,6 +487,7 @@ pub unsafe extern "C" fn session_lock_holder(
 ///
 /// @return 0, or what visit returned other than 0. Or:
 ///         -EINVAL  visit is NULL, dir is empty;
+///         -EPERM   the directory is not safe to trust, as for session_lock_acquire();
 ///         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...); visit was not called
 ///         then.
 ///
@@ -514,8 +527,8 @@ pub unsafe extern "C" fn session_lock_list(
     0
 }
 
-/// The path of a session's lock file, for use with other tools (flock(1)). Makes no system call and
-/// creates nothing.
+/// The path of a session's lock file, for use with other tools (flock(1)). Creates nothing, and does not
+/// look whether the directory is safe to trust.
 ///
 /// @param dir        As for session_lock_acquire().
 /// @param session    As for session_lock_acquire().
@@ -525,7 +538,9 @@ pub unsafe extern "C" fn session_lock_list(
 /// @return 0. Or:
 ///         -ERANGE        the buffer is too small;
 ///         -EINVAL        session or path is NULL, session or dir is empty;
-///         -ENAMETOOLONG  the encoded file name would pass 255 bytes.
+///         -ENAMETOOLONG  the encoded file name would pass 255 bytes;
+///         -EPERM         dir is NULL, and the user's other processes would find another directory: as
+///                        for session_lock_acquire().
 ///
 /// @threads    From any thread. Not from a signal handler.
 /// @blocking   No; no cancellation point.

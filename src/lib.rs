@@ -64,6 +64,8 @@
 //   holder        who holds it, and the evidence for it
 //   wait          a blocked flock with a deadline and a cancel descriptor
 //   lock_file     where the file is, whether to trust it, how it is opened
+//   default_dir   the directory of a caller who names none
+//   rights        who may use a new lock file
 //   label         the text in the file
 //   registry      the open descriptors, by handle; what fork does to them
 //   procfs        what /proc says
@@ -75,6 +77,7 @@
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 compile_error!("session-lock stands on Linux's flock(2) and /proc/locks, and on glibc's threads");
 
+mod default_dir;
 mod error;
 mod ffi;
 mod holder;
@@ -84,6 +87,7 @@ mod lock_file;
 mod percent;
 mod procfs;
 mod registry;
+mod rights;
 mod session_name;
 mod sys;
 mod wait;

@@ -89,7 +89,9 @@ impl<'a> LockOptions<'a> {
     }
 
     /// The directory of the lock files. Without it: `$SESSION_LOCK_DIR`, or else
-    /// `/tmp/session-lock-<effective uid>`. A missing directory is created with mode 0700.
+    /// `/tmp/session-lock-<uid>`, as [`path`](crate::path) tells. A missing directory is created with
+    /// mode 0700. A file is created with mode 0600; whoever else may write the directory may read and
+    /// write the file, too, whatever the umask.
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> LockOptions<'a> {
         self.directory = Some(directory.into());
@@ -148,7 +150,8 @@ impl<'a> LockOptions<'a> {
     /// `SA_RESTART`).
     ///
     /// [`Error::Untrusted`] or [`Error::Symlink`] if the directory or the file could be somebody
-    /// else's trap; [`Error::InvalidArgument`], [`Error::NameTooLong`]; [`Error::Os`] for a system
+    /// else's trap, or the user's other processes would find another directory (see
+    /// [`path`](crate::path)); [`Error::InvalidArgument`], [`Error::NameTooLong`]; [`Error::Os`] for a system
     /// call that failed. Nothing is left open, locked or written.
     pub fn acquire(&self, session: impl AsRef<OsStr>) -> Result<SessionLock, Error> {
         let wish = Wish {
@@ -167,8 +170,8 @@ impl<'a> LockOptions<'a> {
 impl SessionLock {
     /// Takes the lock if it is free.
     ///
-    /// `dir` `None` means `$SESSION_LOCK_DIR`, or else `/tmp/session-lock-<effective uid>`; a
-    /// missing directory is created with mode 0700.
+    /// `dir` `None` means `$SESSION_LOCK_DIR`, or else `/tmp/session-lock-<uid>`: see
+    /// [`LockOptions::directory`].
     ///
     /// # Errors
     ///
@@ -217,6 +220,12 @@ impl SessionLock {
     /// On a filesystem that other hosts share it also sees that the filesystem has taken the lock away:
     /// the host was cut off, and somebody else has the lock. There it may take as long as the filesystem
     /// does. What has failed once stays [`Error::Stale`].
+    ///
+    /// The path is looked at as this process sees it now. After `setuid(2)` it may be out of reach:
+    /// [`Error::Os`] with `EACCES`. After `chroot(2)`, or in another mount namespace, the same path
+    /// names another file or none, which cannot be told from a file that was deleted: [`Error::Stale`].
+    /// The lock is held all the same, and [`release`](SessionLock::release) releases it, whatever it
+    /// returns.
     ///
     /// # Errors
     ///

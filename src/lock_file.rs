@@ -4,24 +4,33 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::env;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
+use crate::default_dir;
 use crate::error::Error;
 use crate::registry::Descriptor;
+use crate::rights;
 use crate::session_name::file_name;
 use crate::sys::{self, FileId, Stat};
 
+/// A directory of lock files. Its path is absolute: it must go on naming it after a `chdir`.
+pub(crate) struct Directory {
+    pub path: CString,
+    /// Nobody named it: then it must be the caller's own.
+    default: bool,
+}
+
 /// Where a session's lock is.
 pub(crate) struct LockFile {
-    dir: CString,
-    /// The directory that nobody named: it must be the caller's own.
-    default: bool,
+    dir: Directory,
     pub path: CString,
 }
 
@@ -32,27 +41,34 @@ pub(crate) struct Opened {
     pub writable: bool,
 }
 
-/// The lock file of `session`: `<dir>/<name>.lock`. Makes no system call and creates nothing.
+/// In a directory of several users, how often to try to open a file that is closed to us: where the
+/// filesystem has no files without a name, its creator may not have given it its rights yet.
+const TRIES_OF_CLOSED: u32 = 200;
+
+/// The lock file of `session`: `<dir>/<name>.lock`. Creates nothing.
 ///
-/// `dir` `None` means `$SESSION_LOCK_DIR` (ignored in a set-user-ID program), or else
-/// `/tmp/session-lock-<effective uid>`. In the file's name every byte of the session outside
-/// `A-Z a-z 0-9 _ - .` stands as `%XX`, and so does a leading `.`.
+/// `dir` `None` means `$SESSION_LOCK_DIR`, or else `/tmp/session-lock-<uid>` with the effective user ID
+/// as the parent of the caller's user namespace sees it. In the file's name every byte of the session
+/// outside `A-Z a-z 0-9 _ - .` stands as `%XX`, and so does a leading `.`.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidArgument`] for an empty session or directory, or one with a NUL byte;
-/// [`Error::NameTooLong`] if the file's name would pass 255 bytes.
+/// [`Error::NameTooLong`] if the file's name would pass 255 bytes. With `dir` `None`
+/// [`Error::Untrusted`] where the user's other processes would find another directory:
+///
+/// * `$SESSION_LOCK_DIR` is set, and not an absolute path, or this program runs with raised privileges
+///   (set-user-ID, set-group-ID, file capabilities);
+/// * it is not set, and `/tmp` is a service's own (systemd's `PrivateTmp=`), or the user has no number
+///   outside of the user namespace.
 pub fn path(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<PathBuf, Error> {
     let file_name = file_name(session.as_ref().as_bytes())?;
-    Ok(directory(dir)?.join(OsStr::from_bytes(&file_name)))
+    let (dir, _) = directory(dir)?;
+    Ok(dir.join(OsStr::from_bytes(&file_name)))
 }
 
-/// The directory in which locks are looked for, and whether nobody named it.
-pub(crate) fn directory(dir: Option<&Path>) -> Result<PathBuf, Error> {
-    Ok(named_directory(dir)?.map_or_else(default_directory, Cow::into_owned))
-}
-
-fn named_directory(dir: Option<&Path>) -> Result<Option<Cow<'_, Path>>, Error> {
+/// The directory, and whether nobody named it.
+fn directory(dir: Option<&Path>) -> Result<(Cow<'_, Path>, bool), Error> {
     match dir {
         Some(dir) if dir.as_os_str().is_empty() => {
             Err(Error::InvalidArgument("the directory's name is empty"))
@@ -60,16 +76,12 @@ fn named_directory(dir: Option<&Path>) -> Result<Option<Cow<'_, Path>>, Error> {
         Some(dir) if dir.as_os_str().as_bytes().contains(&0) => {
             Err(Error::InvalidArgument("the directory's name contains a NUL byte"))
         }
-        Some(dir) => Ok(Some(Cow::Borrowed(dir))),
-        None if sys::is_secure() => Ok(None),
-        None => Ok(env::var_os("SESSION_LOCK_DIR")
-            .filter(|dir| !dir.is_empty())
-            .map(|dir| Cow::Owned(PathBuf::from(dir)))),
+        Some(dir) => Ok((Cow::Borrowed(dir), false)),
+        None => match default_dir::from_environment()? {
+            Some(dir) => Ok((Cow::Owned(dir), false)),
+            None => Ok((Cow::Owned(default_dir::default_directory()?), true)),
+        },
     }
-}
-
-fn default_directory() -> PathBuf {
-    PathBuf::from(format!("/tmp/session-lock-{}", sys::geteuid()))
 }
 
 pub(crate) fn to_path(path: &CStr) -> PathBuf {
@@ -96,33 +108,91 @@ pub(crate) fn is_at_path(path: &CStr, id: FileId) -> io::Result<bool> {
     }
 }
 
-impl LockFile {
-    /// Like [`path`], but absolute: it must go on naming the file after a `chdir`.
-    pub fn new(dir: Option<&Path>, session: &OsStr) -> Result<LockFile, Error> {
-        let file_name = file_name(session.as_bytes())?;
-        let named = named_directory(dir)?;
-        let default = named.is_none();
-        let mut dir = named.unwrap_or_else(|| Cow::Owned(default_directory()));
+fn untrusted(path: &CStr, reason: &'static str) -> Error {
+    Error::Untrusted { path: to_path(path), reason }
+}
+
+impl Directory {
+    pub fn new(dir: Option<&Path>) -> Result<Directory, Error> {
+        let (mut dir, default) = directory(dir)?;
         if dir.is_relative() {
             let failed = |source| Error::Os { path: dir.to_path_buf(), call: "getcwd", source };
             dir = Cow::Owned(std::path::absolute(&dir).map_err(failed)?);
         }
-        let dir = dir.as_os_str().as_bytes();
+        Ok(Directory { path: to_c_string(dir.as_os_str().as_bytes()), default })
+    }
+
+    fn failed(&self, call: &'static str, source: io::Error) -> Error {
+        Error::Os { path: to_path(&self.path), call, source }
+    }
+
+    /// Checks the directory; `None` if there is none.
+    pub fn trusted(&self) -> Result<Option<Stat>, Error> {
+        // A link in place of the default directory would be somebody else's doing: anybody may
+        // create names in /tmp. A directory that the caller named may be reached over links.
+        let stat = if self.default { sys::lstat } else { sys::stat };
+        let found = match stat(&self.path) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            result => result.map_err(|error| self.failed("stat", error))?,
+        };
+        if self.default && found.is_symlink() {
+            return Err(untrusted(&self.path, "it is a symbolic link"));
+        }
+        if !found.is_dir() {
+            return Err(self.failed("stat", io::Error::from_raw_os_error(libc::ENOTDIR)));
+        }
+        if self.default {
+            if found.uid != sys::geteuid() {
+                return Err(untrusted(&self.path, "it belongs to another user"));
+            }
+            if found.mode & 0o077 != 0 {
+                return Err(untrusted(&self.path, "it is not closed to others (chmod 700)"));
+            }
+        }
+        // Whom a group or an access control list lets in is up to whoever named the directory.
+        if found.mode & 0o002 != 0 && found.mode & libc::S_ISVTX == 0 {
+            let reason = "everybody can write it and it has no sticky bit (chmod +t)";
+            return Err(untrusted(&self.path, reason));
+        }
+        Ok(Some(found))
+    }
+
+    /// Checks the directory, creating it where it is missing.
+    pub fn trusted_or_new(&self) -> Result<Stat, Error> {
+        if let Some(found) = self.trusted()? {
+            return Ok(found);
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(as_path(&self.path))
+            .map_err(|error| self.failed("mkdir", error))?;
+        let gone = || self.failed("stat", io::Error::from_raw_os_error(libc::ENOENT));
+        self.trusted()?.ok_or_else(gone)
+    }
+}
+
+impl LockFile {
+    /// Like [`path`], but absolute.
+    pub fn new(dir: Option<&Path>, session: &OsStr) -> Result<LockFile, Error> {
+        let file_name = file_name(session.as_bytes())?;
+        let dir = Directory::new(dir)?;
+        let name = dir.path.as_bytes();
         // This is done for every lock: so not by `Path::join`, which looks at each component.
-        let mut path = Vec::with_capacity(dir.len() + 1 + file_name.len() + 1);
-        path.extend_from_slice(dir);
-        if !dir.ends_with(b"/") {
+        let mut path = Vec::with_capacity(name.len() + 1 + file_name.len() + 1);
+        path.extend_from_slice(name);
+        if !name.ends_with(b"/") {
             path.push(b'/');
         }
         path.extend_from_slice(&file_name);
-        Ok(LockFile { dir: to_c_string(dir), default, path: to_c_string(path) })
+        Ok(LockFile { dir, path: to_c_string(path) })
     }
 
     pub fn path(&self) -> PathBuf {
         to_path(&self.path)
     }
 
-    pub fn dir(&self) -> &CStr {
+    pub fn dir(&self) -> &Directory {
         &self.dir
     }
 
@@ -130,46 +200,60 @@ impl LockFile {
         Error::Os { path: self.path(), call, source }
     }
 
-    fn untrusted(&self, path: &CStr, reason: &'static str) -> Error {
-        Error::Untrusted { path: to_path(path), reason }
+    /// Whether what is at the path can be a lock file.
+    pub fn check_kind(&self, stat: &Stat) -> Result<(), Error> {
+        if stat.is_symlink() {
+            return Err(Error::Symlink { path: self.path() });
+        }
+        if !stat.is_file() {
+            return Err(self.not_regular());
+        }
+        if stat.links > 1 {
+            let reason = "it has more than one hard link, so it could be the lock of several sessions; while \
+                          nobody holds one, give it a file of its own (cp -p FILE COPY; mv COPY FILE)";
+            return Err(untrusted(&self.path, reason));
+        }
+        Ok(())
+    }
+
+    fn not_regular(&self) -> Error {
+        untrusted(&self.path, "not a regular file")
     }
 
     /// Opens the lock file, creating it and its directory where they are missing; `None` where
     /// somebody deleted it just then: try again. [`Error::Held`] where another process has a lease on
     /// it, and was asked to give it up just now (`F_SETLEASE` in fcntl(2)).
     pub fn open(&self) -> Result<Option<Opened>, Error> {
-        let dir = self.trusted_directory()?;
+        let dir = self.dir.trusted_or_new()?;
         let Some((descriptor, writable)) = self.open_any(&dir)? else { return Ok(None) };
         let stat = sys::fstat(descriptor.fd()).map_err(|error| self.failed("fstat", error))?;
         descriptor.set_file(stat.id);
-        if !stat.is_file() {
-            return Err(self.untrusted(&self.path, "not a regular file"));
-        }
-        match stat.links {
-            0 => Ok(None),
-            1 => Ok(Some(Opened { descriptor, stat, writable })),
-            _ => Err(self.untrusted(&self.path, "it has more than one hard link")),
-        }
+        self.check_kind(&stat)?;
+        Ok((stat.links == 1).then_some(Opened { descriptor, stat, writable }))
     }
 
     fn open_any(&self, dir: &Stat) -> Result<Option<(Descriptor, bool)>, Error> {
-        let open = |flags, mode| Descriptor::open_file(|| sys::open(&self.path, flags, mode));
+        let open = |flags| Descriptor::open_file(|| sys::open(&self.path, flags, 0));
         // An existing file is opened without O_CREAT: in a sticky directory the kernel refuses that
         // for another user's file (fs.protected_regular).
-        let mut result = open(libc::O_RDWR, 0).map(|descriptor| (descriptor, true));
+        let mut result = open(libc::O_RDWR).map(|descriptor| (descriptor, true));
         if errno(&result) == Some(libc::ENOENT) {
-            let create = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-            let ours_alone = dir.uid == sys::geteuid() && dir.mode & 0o022 == 0;
-            let mode = if ours_alone { 0o600 } else { 0o666 };
-            result = open(create, mode).map(|descriptor| (descriptor, true));
+            result =
+                Descriptor::open_file(|| self.create(dir)).map(|descriptor| (descriptor, true));
             match errno(&result) {
                 Some(libc::EEXIST) => return Ok(None),
-                Some(libc::ENOENT) if sys::stat(&self.dir).is_err() => return Ok(None),
+                Some(libc::ENOENT) if sys::stat(&self.dir.path).is_err() => return Ok(None),
                 _ => {}
             }
         } else if matches!(errno(&result), Some(libc::EACCES | libc::EPERM | libc::EROFS)) {
             // A lock needs no more than a descriptor; without a label it is as good.
-            result = open(libc::O_RDONLY, 0).map(|descriptor| (descriptor, false));
+            result = open(libc::O_RDONLY).map(|descriptor| (descriptor, false));
+            let mut tries = TRIES_OF_CLOSED;
+            while errno(&result) == Some(libc::EACCES) && rights::is_shared(dir) && tries > 0 {
+                thread::sleep(Duration::from_millis(1));
+                result = open(libc::O_RDWR).map(|descriptor| (descriptor, true));
+                tries -= 1;
+            }
             if errno(&result) == Some(libc::ENOENT) {
                 return Ok(None);
             }
@@ -179,53 +263,37 @@ impl LockFile {
             Some(libc::EWOULDBLOCK) => Err(Error::Held { path: self.path() }),
             // What is there instead is a directory, a socket or a device without a driver.
             Some(libc::EISDIR | libc::ENXIO | libc::ENODEV | libc::ESPIPE) => {
-                Err(self.untrusted(&self.path, "not a regular file"))
+                Err(self.not_regular())
             }
             _ => result.map(Some).map_err(|error| self.failed("open", error)),
         }
     }
 
-    /// Checks the directory, creating it where it is missing.
-    fn trusted_directory(&self) -> Result<Stat, Error> {
-        // A link in place of the default directory would be somebody else's doing: anybody may
-        // create names in /tmp. A directory that the caller named may be reached over links.
-        let stat = if self.default { sys::lstat } else { sys::stat };
-        let failed = |call, source| Error::Os { path: to_path(&self.dir), call, source };
-        let mut found = stat(&self.dir);
-        if errno(&found) == Some(libc::ENOENT) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(to_path(&self.dir))
-                .map_err(|error| failed("mkdir", error))?;
-            found = stat(&self.dir);
-        }
-        let found = found.map_err(|error| failed("stat", error))?;
-        if self.default && found.is_symlink() {
-            return Err(self.untrusted(&self.dir, "it is a symbolic link"));
-        }
-        if !found.is_dir() {
-            return Err(failed("stat", io::Error::from_raw_os_error(libc::ENOTDIR)));
-        }
-        if self.default {
-            if found.uid != sys::geteuid() {
-                return Err(self.untrusted(&self.dir, "it belongs to another user"));
-            }
-            if found.mode & 0o077 != 0 {
-                return Err(self.untrusted(&self.dir, "it is not closed to others (chmod 700)"));
+    /// Creates the file; `EEXIST` if somebody else was first.
+    fn create(&self, dir: &Stat) -> io::Result<OwnedFd> {
+        if rights::is_shared(dir) {
+            // The file gets its rights first and its name last, so that nobody finds it closed, and a
+            // death in between leaves none. Not every filesystem has files without a name.
+            match self.create_unnamed(dir) {
+                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {}
+                result => return result,
             }
         }
-        if found.mode & libc::S_ISVTX == 0 {
-            if found.mode & 0o002 != 0 {
-                let reason = "everybody can write it and it has no sticky bit (chmod +t)";
-                return Err(self.untrusted(&self.dir, reason));
-            }
-            if found.mode & 0o020 != 0 && !sys::in_group(found.gid) {
-                let reason = "a group that the caller is not in can write it";
-                return Err(self.untrusted(&self.dir, reason));
-            }
-        }
-        Ok(found)
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+        let file = sys::open(&self.path, flags, rights::mode_in(dir))?;
+        rights::give(file.as_fd(), &self.dir.path, dir);
+        Ok(file)
+    }
+
+    fn create_unnamed(&self, dir: &Stat) -> io::Result<OwnedFd> {
+        // Also where the directory's name is a link, which `sys::open` does not follow.
+        let mut place = self.dir.path.as_bytes().to_vec();
+        place.extend_from_slice(b"/.");
+        let file =
+            sys::open(&to_c_string(place), libc::O_RDWR | libc::O_TMPFILE, rights::mode_in(dir))?;
+        rights::give(file.as_fd(), &self.dir.path, dir);
+        sys::linkat(file.as_fd(), &self.path)?;
+        Ok(file)
     }
 }
 

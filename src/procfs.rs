@@ -1,4 +1,4 @@
-//! What `/proc` says of a process. Nothing is judged here.
+//! What `/proc` says of a process, and of where it is. Nothing is judged here.
 
 #![forbid(unsafe_code)]
 
@@ -237,6 +237,53 @@ pub(crate) fn has_our_clock(process: ProcId) -> bool {
     }
 }
 
+/// A line of `/proc/self/uid_map`: a range of user IDs in this user namespace, and where it begins in
+/// the parent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UidRange {
+    inside: u32,
+    outside: u32,
+    length: u32,
+}
+
+impl UidRange {
+    /// The number of a user of this namespace in the parent's; `None` if it is not of this range.
+    pub fn outside(&self, uid: u32) -> Option<u32> {
+        let nth = uid.checked_sub(self.inside).filter(|&nth| nth < self.length)?;
+        self.outside.checked_add(nth)
+    }
+}
+
+pub(crate) const UID_MAP: &str = "/proc/self/uid_map";
+
+/// How user IDs of this user namespace are numbered in its parent; in the initial one all of them as
+/// they are (user_namespaces(7)).
+pub(crate) fn uid_map() -> io::Result<Vec<UidRange>> {
+    let text = read(UID_MAP)?;
+    Ok(text.split(|&byte| byte == b'\n').filter_map(parse_uid_range).collect())
+}
+
+fn parse_uid_range(line: &[u8]) -> Option<UidRange> {
+    let mut numbers = str::from_utf8(line).ok()?.split_ascii_whitespace().map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    Some(UidRange { inside: next()?, outside: next()?, length: next()? })
+}
+
+pub(crate) const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// The directory of its filesystem that the topmost mount at `place` shows; `None` if nothing is
+/// mounted there.
+pub(crate) fn mount_root(place: &str) -> io::Result<Option<Vec<u8>>> {
+    let text = read(MOUNTINFO)?;
+    let mut roots = text.split(|&byte| byte == b'\n').filter_map(|line| {
+        // The number, the parent's, the device, the root, where it is mounted (proc_pid_mountinfo(5)).
+        let mut fields = line.split(|&byte| byte == b' ').skip(3);
+        let root = fields.next()?;
+        (fields.next()? == place.as_bytes()).then(|| root.to_vec())
+    });
+    Ok(roots.next_back())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +297,19 @@ mod tests {
         );
         assert_eq!(parse_stat(b"42 (a"), None);
         assert_eq!(parse_stat(b"42 (a) S"), None);
+    }
+
+    #[test]
+    fn a_user_id_is_looked_up_in_its_range() {
+        let range = parse_uid_range(b"         0       1000          1").unwrap();
+        assert_eq!((range.outside(0), range.outside(1)), (Some(1000), None));
+        let range = parse_uid_range(b"1 100000 65536").unwrap();
+        assert_eq!((range.outside(0), range.outside(33)), (None, Some(100_032)));
+        assert_eq!((range.outside(65536), range.outside(65537)), (Some(165_535), None));
+        let all = parse_uid_range(b"0 0 4294967295").unwrap();
+        assert_eq!(all.outside(u32::MAX - 1), Some(u32::MAX - 1));
+        assert_eq!(parse_uid_range(b"0 1000"), None);
+        assert_eq!(parse_uid_range(b""), None);
     }
 
     #[test]

@@ -204,7 +204,7 @@ fn page(header: &str) -> String {
     }
     page.push_str(
         ".SH ENVIRONMENT\n.TP\n.B SESSION_LOCK_DIR\nThe directory of the lock files where\n.I dir\n\
-         is NULL. Ignored in a set\\-user\\-ID program.\n\
+         is NULL: an absolute path. Refused (EPERM) in a program with raised privileges.\n\
          .SH FILES\n.TP\n.I /tmp/session\\-lock\\-<effective uid>/<session>.lock\n\
          The lock file: never deleted.\n\
          .SH SEE ALSO\n.BR session\\-lock (1),\n.BR flock (1),\n.BR flock (2),\n.BR proc_locks (5)\n",
@@ -254,7 +254,7 @@ const RETURNED: [(&str, &[&str]); 14] = [
     ("EINVAL", &["acquire", "wait", "token", "holder", "list", "path"]),
     ("ENAMETOOLONG", &["acquire", "wait", "holder", "path"]),
     ("EBADF", &["check", "release", "token"]),
-    ("EPERM", &["acquire", "wait", "check", "release", "token"]),
+    ("EPERM", &["acquire", "check", "holder", "list", "path", "release", "token", "wait"]),
     ("ELOOP", &["acquire", "wait", "holder"]),
     ("ESTALE", &["check", "release", "token"]),
     ("ENODATA", &["token"]),

@@ -189,9 +189,10 @@ fn judge(scenario: Scenario, plan: Plan, report: &Report) {
         const FREE: i32 = 0;
         const UNKNOWN: i32 = 2;
         const CONFIRMED: i32 = 16;
-        // Who is told that there is no file cannot know of a lock on it.
+        // Who is told that there is no file cannot know of a lock on it. (The directory is looked at
+        // first.)
         let no_file = matches!(plan, Plan::Fail(call, libc::ENOENT)
-            if call.number == libc::SYS_statx && call.nth == 0);
+            if call.number == libc::SYS_statx && call.nth == 1);
         let truth = CONFIRMED + i32::from(scenario == HolderHeld && !no_file);
         // Where the table cannot be read there is only the label, and the holder here wrote none:
         // that is free, but not confirmed.

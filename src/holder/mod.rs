@@ -44,12 +44,12 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::mem;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use crate::error::Error;
 use crate::label;
-use crate::lock_file::{self, LockFile, to_c_string};
+use crate::lock_file::{Directory, LockFile, to_c_string, to_path};
 use crate::procfs::{self, ProcId};
 use crate::session_name;
 use crate::sys::{self, Stat};
@@ -124,8 +124,9 @@ pub struct Process {
 ///
 /// # Errors
 ///
-/// [`Error::Symlink`] if the lock file is a symbolic link; [`Error::InvalidArgument`],
-/// [`Error::NameTooLong`]; [`Error::Os`] if the path cannot be looked at.
+/// [`Error::Symlink`] if the lock file is a symbolic link, [`Error::Untrusted`] if the directory or the
+/// file is not safe to trust; [`Error::InvalidArgument`], [`Error::NameTooLong`]; [`Error::Os`] if the
+/// path cannot be looked at.
 ///
 /// # Examples
 ///
@@ -152,7 +153,7 @@ pub(crate) fn holder_with(
 ) -> Result<Holder, Error> {
     let lock_file = LockFile::new(dir, session)?;
     let Some(stat) = look(&lock_file)? else {
-        let confirmed = Snapshot::new().sees_everybody(&of_directory(lock_file.dir()));
+        let confirmed = Snapshot::new().sees_everybody(&of_directory(&lock_file.dir().path));
         return Ok(Holder { state: State::Free, confirmed, ..Holder::default() });
     };
     let filesystem = Filesystem::of(&lock_file.path, stat.id.dev);
@@ -193,16 +194,19 @@ fn settle(file: &File<'_>, mut holder: Holder) -> Holder {
 ///
 /// # Errors
 ///
-/// [`Error::Os`] if the directory cannot be read, [`Error::InvalidArgument`].
+/// [`Error::Os`] if the directory cannot be read, [`Error::Untrusted`] if it is not safe to trust;
+/// [`Error::InvalidArgument`].
 pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
-    let dir = lock_file::directory(dir)?;
+    let directory = Directory::new(dir)?;
+    directory.trusted()?;
+    let dir = to_path(&directory.path);
     let failed = |call, source| Error::Os { path: dir.clone(), call, source };
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed("open", error)),
     };
-    let filesystem = of_directory(&to_c_string(dir.as_os_str().as_bytes()));
+    let filesystem = of_directory(&directory.path);
     let dev = fs::metadata(&dir).map_or(0, |stat| std::os::unix::fs::MetadataExt::dev(&stat));
     let mut snapshot = Snapshot::with_table();
     let mut sessions = Vec::new();
@@ -242,9 +246,9 @@ pub fn processes(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Vec<P
 
 /// The lock file, if there is one.
 fn look(file: &LockFile) -> Result<Option<Stat>, Error> {
+    file.dir().trusted()?;
     match sys::lstat(&file.path) {
-        Ok(stat) if stat.is_symlink() => Err(Error::Symlink { path: file.path() }),
-        Ok(stat) => Ok(Some(stat)),
+        Ok(stat) => file.check_kind(&stat).map(|()| Some(stat)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(file.failed("lstat", error)),
     }

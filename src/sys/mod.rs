@@ -83,9 +83,13 @@ const WANTED: u32 = libc::STATX_TYPE
     | libc::STATX_INO;
 
 fn statx(fd: c_int, path: &CStr, flags: c_int, wanted: u32) -> io::Result<libc::statx> {
-    let mut stat = MaybeUninit::uninit();
+    let mut stat = MaybeUninit::<libc::statx>::uninit();
+    let buffer = stat.as_mut_ptr();
+    // Not by libc's function, which a library such as fakeroot's may stand in for.
     // SAFETY: `path` is NUL-terminated; the buffer has the size of the struct that the call fills.
-    check(unsafe { libc::statx(fd, path.as_ptr(), flags, wanted, stat.as_mut_ptr()) })?;
+    if unsafe { libc::syscall(libc::SYS_statx, fd, path.as_ptr(), flags, wanted, buffer) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: the call succeeded, so it has filled the struct.
     Ok(unsafe { stat.assume_init() })
 }
@@ -212,6 +216,45 @@ pub(crate) fn statx_mount_id(path: &CStr) -> io::Result<u64> {
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }
     Ok(stat.stx_mnt_id)
+}
+
+/// Gives an unnamed file (`O_TMPFILE`) its name, which must be a new one.
+pub(crate) fn linkat(fd: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    // As open(2) has it: by its descriptor alone only those with CAP_DAC_READ_SEARCH could.
+    let unnamed = format!("/proc/self/fd/{}\0", fd.as_raw_fd());
+    let (cwd, from) = (libc::AT_FDCWD, unnamed.as_ptr().cast());
+    // SAFETY: both paths are NUL-terminated and live through the call.
+    check(unsafe { libc::linkat(cwd, from, cwd, path.as_ptr(), libc::AT_SYMLINK_FOLLOW) }).map(drop)
+}
+
+pub(crate) fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as it is borrowed; no memory is involved.
+    check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) }).map(drop)
+}
+
+/// `owner` `None` leaves it as it is.
+pub(crate) fn fchown(fd: BorrowedFd<'_>, owner: Option<u32>, group: u32) -> io::Result<()> {
+    let owner = owner.unwrap_or(libc::uid_t::MAX);
+    // SAFETY: the descriptor is open for as long as it is borrowed; no memory is involved.
+    check(unsafe { libc::fchown(fd.as_raw_fd(), owner, group) }).map(drop)
+}
+
+/// An extended attribute of what `path` names, over links; `None` if there is none, or one of more
+/// than 64 KiB, which no attribute can be (xattr(7)).
+pub(crate) fn getxattr(path: &CStr, name: &CStr) -> Option<Vec<u8>> {
+    let mut value = vec![0; 64 * 1024];
+    let start = value.as_mut_ptr().cast::<c_void>();
+    // SAFETY: path and name are NUL-terminated; pointer and length are those of the buffer.
+    let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), start, value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
+}
+
+pub(crate) fn fsetxattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> io::Result<()> {
+    let start = value.as_ptr().cast::<c_void>();
+    // SAFETY: the name is NUL-terminated; pointer and length are those of the value.
+    let result = unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), start, value.len(), 0) };
+    check(result).map(drop)
 }
 
 /// Reads at `offset`; how many bytes. Of a regular file less than the buffer takes is all that there is.
@@ -406,24 +449,18 @@ pub(crate) fn gettid() -> u32 {
     u32::try_from(tid).unwrap_or(0)
 }
 
+/// As the kernel knows it, not a library that stands in for libc's function (fakeroot's).
 pub(crate) fn geteuid() -> u32 {
+    #[cfg(any(target_arch = "x86", target_arch = "arm"))]
+    const GETEUID: libc::c_long = libc::SYS_geteuid32;
+    #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+    const GETEUID: libc::c_long = libc::SYS_geteuid;
     // SAFETY: takes nothing and cannot fail.
-    unsafe { libc::geteuid() }
-}
-
-/// Whether the caller has the group, as its effective one or a supplementary one.
-pub(crate) fn in_group(group: u32) -> bool {
-    // SAFETY: takes nothing and cannot fail.
-    if unsafe { libc::getegid() } == group {
-        return true;
+    let uid = unsafe { libc::syscall(GETEUID) };
+    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "it has 32 bits")]
+    {
+        uid as u32
     }
-    // SAFETY: with a size of zero the call only counts.
-    let count = unsafe { libc::getgroups(0, ptr::null_mut()) };
-    let mut groups = vec![0; usize::try_from(count).unwrap_or(0)];
-    // SAFETY: the buffer has room for `count` groups.
-    let count = unsafe { libc::getgroups(count, groups.as_mut_ptr()) };
-    groups.truncate(usize::try_from(count).unwrap_or(0));
-    groups.contains(&group)
 }
 
 /// Whether a process with this number exists, whoever it belongs to.

@@ -37,6 +37,8 @@ use std::time::{Duration, Instant};
 
 pub mod c;
 
+pub mod filter;
+
 pub mod installed;
 
 const ROLE: &str = "SESSION_LOCK_TEST_ROLE";

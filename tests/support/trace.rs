@@ -608,6 +608,7 @@ pub fn errnos(number: i64) -> &'static [c_int] {
 
 use libc::*;
 const NAMES: &[(i64, &str, &[c_int])] = &[
+    (SYS_fchmod, "fchmod", &[EPERM, EROFS, ENOSPC, EDQUOT, EIO, EOPNOTSUPP, ENOSYS]),
     (
         SYS_openat,
         "openat",
