@@ -153,7 +153,12 @@ const PLACES: [Place; 13] = [
         answer: "yes",
     },
     Place { name: "as root, by `sudo`", script: "", command: "env", answer: "no" },
-    Place { name: "under `fakeroot`", script: "", command: "{user} fakeroot", answer: "yes" },
+    Place {
+        name: "under `fakeroot`",
+        script: "",
+        command: "unshare --pid --fork --kill-child {user} fakeroot",
+        answer: "yes",
+    },
     Place {
         name: "as root of a user namespace with the same `/tmp` (`unshare -r`, a rootless container)",
         script: "",
