@@ -81,6 +81,36 @@ pub(crate) fn block_cancellation() {
     };
 }
 
+/// glibc lets every thread take part in a `setgid(2)` by a signal of its own (SIGSETXID, 33) and waits
+/// until all have answered. A cancellation (SIGCANCEL, 32) that cut a thread off in the handler of that
+/// signal would let the caller of `setgid` wait for ever: so the handler's mask gets SIGCANCEL, and the
+/// cancellation comes after it. To be called when a thread was started, for by then the handler is there
+/// (nptl/nptl_setxid.c). By the system call, for sigaction(3) refuses that signal.
+#[cfg(target_env = "gnu")]
+fn keep_cancellation_out_of_setxid() {
+    /// The kernel's struct: handler, flags, and on most processors a restorer; then the mask.
+    const MASK: usize = if cfg!(target_arch = "riscv64") { 2 } else { 3 };
+    const MASK_WORDS: usize = 64 / c_ulong::BITS as usize;
+    const SIGCANCEL: c_ulong = 1 << (32 - 1);
+    extern "C" fn change_mask() {
+        let change = |new: *const c_ulong, old: *mut c_ulong| {
+            // SAFETY: null, or the kernel's struct with room for its mask of 8 bytes.
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, 33, new, old, 8) }
+        };
+        let mut action = [0; MASK + MASK_WORDS];
+        if change(ptr::null(), action.as_mut_ptr()) == 0 && action[0] != 0 {
+            action[MASK] |= SIGCANCEL;
+            change(action.as_ptr(), ptr::null_mut());
+        }
+    }
+    static CHANGED: Once = Once::new();
+    CHANGED.call(change_mask);
+}
+
+/// musl blocks all signals in the handler that does the same.
+#[cfg(not(target_env = "gnu"))]
+fn keep_cancellation_out_of_setxid() {}
+
 /// While it lives, every signal is blocked in the calling thread, but for the time of a
 /// [`ppoll`](super::ppoll). Except those of the C library itself, by which it makes all threads do
 /// something at once (`setgid(2)`): these never wait for long, and end nothing. `ppoll` leaves them
@@ -195,6 +225,7 @@ impl Thread {
         // SAFETY: the attributes were initialised above and are not used any more.
         unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
         check_code(code)?;
+        keep_cancellation_out_of_setxid();
         // SAFETY: the call succeeded, so it has filled in the thread.
         Ok(Thread(unsafe { thread.assume_init() }))
     }
