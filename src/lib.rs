@@ -74,8 +74,10 @@
 //   error         everything that can go wrong, and its errno
 //   sys           one system call each; sys::thread: cancellable threads, signal masks, once
 
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-compile_error!("session-lock stands on Linux's flock(2) and /proc/locks, and on glibc's threads");
+#[cfg(not(all(target_os = "linux", any(target_env = "gnu", target_env = "musl"))))]
+compile_error!(
+    "session-lock stands on Linux's flock(2) and /proc, and on the threads of glibc or musl"
+);
 
 mod default_dir;
 mod error;

@@ -126,7 +126,7 @@ const OLDEST: [u32; 2] = [2, 28];
 
 /// Older than the version that they have now: glibc 2.32 to 2.34 moved libpthread and libdl into libc, and
 /// 2.33 made functions of stat and its like, which were inline before.
-const MOVED: [&str; 23] = [
+const MOVED: [&str; 22] = [
     "__libc_start_main",
     "__pthread_key_create",
     "dlsym",
@@ -138,7 +138,6 @@ const MOVED: [&str; 23] = [
     "pthread_attr_getstack",
     "pthread_attr_setstacksize",
     "pthread_cancel",
-    "pthread_clockjoin_np",
     "pthread_create",
     "pthread_detach",
     "pthread_getattr_np",
