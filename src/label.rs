@@ -106,16 +106,23 @@ pub(crate) fn set_guardian(fd: BorrowedFd<'_>, guardian: u32) -> io::Result<()> 
 pub(crate) fn clear_own(fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
     match Label::read(fd) {
         Label::Holder(holder) if holder.token != token => Ok(()),
-        _ => clear(fd, Some(token)),
+        _ => clear(fd, Some(token), None),
     }
 }
 
-/// Says that nobody holds the lock. The token stays.
-pub(crate) fn clear(fd: BorrowedFd<'_>, token: Option<u64>) -> io::Result<()> {
+/// Says that nobody holds the lock. The token stays, and which guardian is just about to unlock it.
+pub(crate) fn clear(
+    fd: BorrowedFd<'_>,
+    token: Option<u64>,
+    guardian: Option<u32>,
+) -> io::Result<()> {
     let mut label = Encoder::new();
     label.line(format_args!("0"))?;
     if let Some(token) = token {
         label.line(format_args!("token={token}"))?;
+        if let Some(guardian) = guardian {
+            label.line(format_args!("guardian={guardian}"))?;
+        }
         label.checksum()?;
     }
     put(fd, &label.text)
@@ -338,6 +345,51 @@ impl Label {
     }
 }
 
+/// The guardian of a lock that is about to be free, as far as the label tells.
+#[derive(Clone, Copy)]
+pub(crate) enum Leaving {
+    /// This process.
+    Process(u32),
+    /// The label names none.
+    Unknown,
+}
+
+impl Leaving {
+    /// `None` if there is no such guardian: one whose process has ended, which it has not noticed yet, or
+    /// one that has cleared the label and not yet unlocked the file.
+    pub fn read(file: BorrowedFd<'_>) -> Option<Leaving> {
+        let mut text = [0; SIZE];
+        let length = sys::pread(file, &mut text, 0).ok()?;
+        let leaving = match Label::parse(&text[..length]) {
+            Label::Cleared(_) => {
+                let mut lines = text.split(|&byte| byte == b'\n');
+                let pid = lines.find_map(|line| number(line.strip_prefix(b"guardian=")?))?;
+                Leaving::Process(pid)
+            }
+            Label::Holder(holder) if holder.is_of_here() && !holder.lives() => {
+                match holder.guardian {
+                    Some(pid) => Leaving::Process(pid),
+                    None if holder.until_exit => Leaving::Unknown,
+                    None => return None,
+                }
+            }
+            _ => return None,
+        };
+        (!leaving.has_left()).then_some(leaving)
+    }
+
+    /// Whether the guardian has ended.
+    pub fn has_left(self) -> bool {
+        match self {
+            Leaving::Process(pid) => match procfs::stat(ProcId::Pid(pid)) {
+                Ok(stat) => stat.zombie,
+                Err(_) => !sys::process_exists(pid),
+            },
+            Leaving::Unknown => false,
+        }
+    }
+}
+
 impl Holder {
     pub fn is_of_this_boot(&self) -> bool {
         identity().is_ok_and(|own| own.boot == self.boot)
@@ -357,12 +409,6 @@ impl Holder {
     /// label behind.
     pub fn is_guarded(&self) -> bool {
         self.until_exit && self.is_of_here() && self.guardian.is_none_or(sys::process_exists)
-    }
-
-    /// Whether a guardian holds the lock for a process that has ended: it has not noticed yet, and is
-    /// about to release the lock.
-    pub fn is_over(&self) -> bool {
-        self.is_guarded() && !self.lives()
     }
 
     fn lives(&self) -> bool {
@@ -531,7 +577,7 @@ mod tests {
         assert!(first > 1_700_000_000_000_000_000, "nanoseconds since the epoch");
         // The clock is far behind the last token, in a label, in a cleared one, in a torn one.
         let ahead = u64::MAX / 2;
-        clear(file.as_fd(), Some(ahead)).unwrap();
+        clear(file.as_fd(), Some(ahead), None).unwrap();
         assert_eq!(Label::read(file.as_fd()), Label::Cleared(Some(ahead)));
         assert_eq!(next(), ahead + 1);
         assert_eq!(next(), ahead + 2);

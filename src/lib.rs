@@ -87,7 +87,8 @@ mod label;
 mod lock;
 mod lock_file;
 mod percent;
-mod procfs;
+#[doc(hidden)]
+pub mod procfs;
 mod registry;
 mod rights;
 mod session_name;

@@ -10,10 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::label::{self, Label, Wish};
+use crate::label::{self, Label, Leaving, Wish};
 use crate::lock_file::{self, LockFile, Opened};
 use crate::procfs::{self, ProcId};
 use crate::registry::{self, Descriptor, LockRecord};
@@ -321,13 +322,13 @@ pub fn release_fd(fd: OwnedFd) -> io::Result<()> {
     if !sys::flock_nonblocking(fd.as_fd())? {
         return Ok(());
     }
-    let token = match Label::read(fd.as_fd()) {
-        Label::Holder(holder) => Some(holder.token).filter(|&token| token > 0),
-        Label::Cleared(token) => token,
-        Label::Unreadable => None,
+    let (token, guardian) = match Label::read(fd.as_fd()) {
+        Label::Holder(holder) => (Some(holder.token).filter(|&token| token > 0), holder.guardian),
+        Label::Cleared(token) => (token, None),
+        Label::Unreadable => (None, None),
     };
     // It cannot be written if it was opened read-only; then there is no label either.
-    let _ = label::clear(fd.as_fd(), token);
+    let _ = label::clear(fd.as_fd(), token, guardian.filter(|&pid| pid == sys::getpid()));
     sys::flock_unlock(fd.as_fd())
 }
 
@@ -420,24 +421,26 @@ fn lock_opened(
 const GUARDIAN_DELAY: Duration = Duration::from_secs(1);
 
 /// A lock that was not free at the first try: whether it is ours after a moment, because the process that
-/// it was held for has ended, and only the guardian had not noticed yet.
+/// it was held for has ended, and only the guardian has not had the processor yet.
 fn after_the_guardian(opened: &Opened) -> Result<bool, WaitError> {
     let descriptor = &opened.descriptor;
-    match Label::read(descriptor.fd()) {
+    let Some(guardian) = Leaving::read(descriptor.fd()) else {
         // It may have been such a guardian's until just now.
-        Label::Cleared(_) => wait::try_lock(descriptor),
-        Label::Holder(holder) if holder.is_over() => {
-            let limits = WaitLimits::new(Some(GUARDIAN_DELAY), None);
-            loop {
-                match wait::lock(descriptor, &limits) {
-                    Ok(()) => return Ok(true),
-                    Err(WaitError::TimedOut) => return Ok(false),
-                    Err(WaitError::Interrupted) if !limits.is_one_try() => {}
-                    Err(error) => return Err(error),
-                }
-            }
+        return wait::try_lock(descriptor);
+    };
+    let deadline = Instant::now() + GUARDIAN_DELAY;
+    let mut pause = Duration::from_micros(20);
+    loop {
+        // Before the last try: when it has ended, whoever holds the lock holds it.
+        let last = guardian.has_left() || Instant::now() >= deadline;
+        if wait::try_lock(descriptor)? {
+            return Ok(true);
         }
-        _ => Ok(false),
+        if last {
+            return Ok(false);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(1));
     }
 }
 

@@ -18,8 +18,10 @@ pub(crate) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// How a process is named in a path below `/proc`.
 #[derive(Clone, Copy)]
-pub(crate) enum ProcId {
+pub enum ProcId {
+    /// This process.
     Me,
+    /// The one with this number.
     Pid(u32),
 }
 
@@ -43,18 +45,23 @@ pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 
 /// The parts of `/proc/PID/stat` that tell one life of a PID from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProcStat {
+pub struct ProcStat {
     /// In clock ticks since boot.
     pub start: u64,
     /// Has ended, but its parent has not asked for its status.
     pub zombie: bool,
     /// Stopped by a signal or a debugger.
     pub stopped: bool,
+    /// The parent's PID; 0 if it is not in this PID namespace.
     pub parent: u32,
+    /// How many threads it has.
     pub threads: u32,
 }
 
-pub(crate) fn stat(process: ProcId) -> io::Result<ProcStat> {
+/// # Errors
+///
+/// There is no such process, or it is not shown.
+pub fn stat(process: ProcId) -> io::Result<ProcStat> {
     let text = read(process.file("stat"))?;
     parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
@@ -95,7 +102,11 @@ pub(crate) fn is_asleep_in(thread: u32, call: libc::c_long) -> io::Result<bool> 
 
 /// The command line, its words separated by blanks, without the directory of the program; or else
 /// the short name that a kernel thread or a zombie has.
-pub(crate) fn command(process: ProcId) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+///
+/// There is no such process, or it is not shown.
+pub fn command(process: ProcId) -> io::Result<Vec<u8>> {
     let mut line = read(process.file("cmdline"))?;
     while line.last().is_some_and(|&byte| byte == 0 || byte == b' ') {
         line.pop();
@@ -144,7 +155,7 @@ pub(crate) fn boot_id() -> io::Result<String> {
 
 /// The number that the mounted `/proc` knows this process by; differs from `getpid` where it was
 /// mounted for another PID namespace.
-pub(crate) fn own_number() -> Option<u32> {
+pub fn own_number() -> Option<u32> {
     fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
 }
 

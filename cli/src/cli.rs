@@ -22,6 +22,7 @@ Examples:
   session-lock run nightly -- ./nightly.sh       run it, unless it is running already
   session-lock run -w deploy -- make deploy      wait for my turn
   session-lock run -t 30 -E 0 sync -- ./sync.sh  wait 30 seconds; being too late is no error
+  session-lock acquire nightly || exit           hold it until this script ends
   session-lock holder nightly                    the PID of the holder
   session-lock list                              all sessions, held ones first
   flock \"$(session-lock path build)\" make        the same lock by another tool";
@@ -31,6 +32,12 @@ Examples:
 pub enum Command {
     /// Hold a session's lock while a command runs
     Run(RunArgs),
+    /// Take a session's lock for the script that calls this
+    Acquire(AcquireArgs),
+    /// Give up a lock that `acquire` has taken
+    Release(HeldArgs),
+    /// Check whether the script that calls this holds a session's lock
+    Check(HeldArgs),
     /// Print who holds a session's lock, without touching it
     Holder(HolderArgs),
     /// List the sessions and who holds them
@@ -51,9 +58,9 @@ pub struct Dir {
     pub dir: Option<PathBuf>,
 }
 
+/// How long to wait, and what if that is not enough.
 #[derive(Args)]
-#[command(after_help = RUN_HELP)]
-pub struct RunArgs {
+pub struct WaitArgs {
     /// Wait for the lock as long as it takes
     #[arg(short, long, conflicts_with = "timeout")]
     pub wait: bool,
@@ -66,16 +73,23 @@ pub struct RunArgs {
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 75, hide_default_value = true)]
     pub conflict_exit_code: u8,
 
-    /// COMMAND and all that it starts share the lock, until the last of them ends
-    #[arg(short, long)]
-    pub inherit: bool,
-
     /// Say nothing while waiting, nor who holds the lock
     #[arg(short, long)]
     pub quiet: bool,
 
     #[command(flatten)]
     pub dir: Dir,
+}
+
+#[derive(Args)]
+#[command(after_help = RUN_HELP)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub wait: WaitArgs,
+
+    /// COMMAND and all that it starts share the lock, until the last of them ends
+    #[arg(short, long)]
+    pub inherit: bool,
 
     /// The session's name
     pub session: OsString,
@@ -90,11 +104,66 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
+#[derive(Args)]
+#[command(after_help = ACQUIRE_HELP)]
+pub struct AcquireArgs {
+    #[command(flatten)]
+    pub wait: WaitArgs,
+
+    /// The process that is to hold the lock, instead of the one that calls this
+    #[arg(long = "for", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    pub process: Option<u32>,
+
+    /// The session's name
+    pub session: OsString,
+}
+
+const ACQUIRE_HELP: &str = "\
+The process that calls session-lock, usually a shell that runs a script, holds the lock until
+`session-lock release`, or until it has ended, whatever ends it; also if it executes another program.
+A small guardian process keeps the lock meanwhile.
+
+In a subshell, a pipeline or a command substitution the process that counts is the one that the shell
+has made for it. To lock for the whole script there, or from a wrapper such as timeout or sudo, say
+--for $$.
+
+Exit codes:
+    0  the lock is held
+    2  wrong usage
+   75  the lock is held by another process, or was when the time ran out, or by this one already
+       (-E sets another code)
+  125  session-lock itself failed
+
+Examples:
+  session-lock acquire -w deploy || exit
+  make && make install
+  session-lock release deploy";
+
+/// For a lock that a process holds.
+#[derive(Args)]
+#[command(after_help = "\
+Exit codes:
+    0  yes
+    1  that process does not hold the lock, or the lock file is no longer at its path
+    2  wrong usage
+  125  session-lock itself failed")]
+pub struct HeldArgs {
+    /// The process that holds the lock, instead of the one that calls this
+    #[arg(long = "for", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    pub process: Option<u32>,
+
+    #[command(flatten)]
+    pub dir: Dir,
+
+    /// The session's name
+    pub session: OsString,
+}
+
 const RUN_HELP: &str = "\
 COMMAND replaces session-lock: same process, terminal, signals and exit status. The lock lives
 exactly as long as COMMAND does, whatever ends it; what COMMAND leaves running in the background
-does not keep it (unless with -i). COMMAND finds SESSION_LOCK_SESSION and SESSION_LOCK_PATH in its
-environment.
+does not keep it (unless with -i). COMMAND finds SESSION_LOCK_SESSION, SESSION_LOCK_PATH and
+SESSION_LOCK_TOKEN (a number larger than that of every earlier holder) in its environment.
 
 Exit codes:
   COMMAND's own, or
@@ -113,7 +182,8 @@ Examples:
 Exit codes:
     0  held; the PID of the holder is printed, or \"unknown\"
     1  free; nothing is printed
-    2  it cannot be known from here; \"unknown\" is printed
+    2  wrong usage
+    3  it cannot be known from here; \"unknown\" is printed
   125  session-lock itself failed")]
 pub struct HolderArgs {
     /// Print a JSON object with all that is known

@@ -2,21 +2,27 @@
 //!
 //! * `cli`: the command line
 //! * `run`: acquire or wait, then become COMMAND
-//! * `guardian`: the small process that holds the lock while COMMAND runs
-//! * `status`: what the wait says meanwhile
+//! * `acquire`: `acquire`, `release` and `check`, for a process that is running already
+//! * `attempt`: what `run` and `acquire` have in common
+//! * `progress`: what the wait says and watches for meanwhile
+//! * `circle`: circles of waits
+//! * `guardian`: the small process that holds the lock
 //! * `show`: what is printed about holders
 //! * `docs`: completions and the man page, made from the command line's definition
-//! * `sys`: the only calls into libc, and `main`
+//! * `sys`: what is not safe in itself, and `main`
 
 #![no_main]
 #![deny(unsafe_code)]
 
+mod acquire;
+mod attempt;
+mod circle;
 mod cli;
 mod docs;
 mod guardian;
+mod progress;
 mod run;
 mod show;
-mod status;
 mod sys;
 
 use clap::Parser;
@@ -24,11 +30,16 @@ use cli::{Cli, Command};
 
 /// The helper's own failure.
 const FAILED: u8 = 125;
+/// Wrong usage.
+const USAGE: u8 = 2;
 
 /// The whole program; what it returns is the exit code. (`sys` has the C `main`.)
 fn session_lock() -> u8 {
     match Cli::try_parse() {
         Ok(Cli { command: Command::Run(args) }) => run::run(&args),
+        Ok(Cli { command: Command::Acquire(args) }) => acquire::acquire(&args),
+        Ok(Cli { command: Command::Release(args) }) => acquire::release(&args),
+        Ok(Cli { command: Command::Check(args) }) => acquire::check(&args),
         Ok(Cli { command: Command::Holder(args) }) => show::holder(&args),
         Ok(Cli { command: Command::List(args) }) => show::list(&args),
         Ok(Cli { command: Command::Path(args) }) => show::path(&args),

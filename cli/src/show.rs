@@ -3,28 +3,42 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use session_lock::{Error, Holder, Session, State};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::circle::Waits;
 use crate::cli::{HolderArgs, ListArgs, PathArgs};
 use crate::{FAILED, sys};
+
+/// `holder`: it cannot be known.
+const UNKNOWN: u8 = 3;
 
 // ------------------------------------------------------------------------------------- the commands
 
 pub fn path(args: &PathArgs) -> u8 {
-    match session_lock::path(args.dir.dir.as_deref(), &args.session) {
+    match session_lock::path(args.dir.dir.as_deref(), &args.session).and_then(make_directory) {
         Ok(path) => print(&[path.as_os_str().as_bytes(), b"\n"].concat(), 0),
         Err(error) => failed(&error),
     }
+}
+
+/// For the tool that will make the file: the directory, as acquiring would make it.
+fn make_directory(path: PathBuf) -> Result<PathBuf, Error> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| Error::Os { path: directory.to_owned(), call: "mkdir", source })?;
+    Ok(path)
 }
 
 pub fn holder(args: &HolderArgs) -> u8 {
@@ -35,10 +49,10 @@ pub fn holder(args: &HolderArgs) -> u8 {
     let (code, mut text) = match holder.state {
         State::Held => (0, format!("{}\n", pid(&holder))),
         State::Free => (1, String::new()),
-        State::Unknown => (2, "unknown\n".to_owned()),
+        State::Unknown => (UNKNOWN, "unknown\n".to_owned()),
     };
     if args.json {
-        text = format!("{:#}\n", record(&args.session, &holder));
+        text = json_text(&record(&args.session, &holder));
     }
     print(text.as_bytes(), code)
 }
@@ -51,7 +65,7 @@ pub fn list(args: &ListArgs) -> u8 {
     };
     let text = if args.json {
         let record = |session: &Session| record(&session.name, &session.holder);
-        format!("{:#}\n", sessions.iter().map(record).collect::<Value>())
+        json_text(&sessions.iter().map(record).collect())
     } else {
         table(dir, &sessions)
     };
@@ -77,8 +91,52 @@ pub fn complain(message: fmt::Arguments<'_>) {
 
 /// For an error of the library: the exit code.
 pub fn failed(error: &Error) -> u8 {
-    complain(format_args!("{}", escaped(OsStr::new(&error.to_string()))));
+    complain(format_args!("{}", message(error)));
     FAILED
+}
+
+pub fn message(error: &Error) -> String {
+    escaped(OsStr::new(&error.to_string()))
+}
+
+/// Standard error for what COMMAND must not wait for: what there is no room for (a full pipe, Ctrl-S) is
+/// not written.
+pub enum Notices {
+    Socket,
+    /// Opened once more: without waiting is a property of the open file, which others share.
+    Reopened(File),
+    /// Where that is denied, and for files.
+    Shared,
+}
+
+impl Notices {
+    pub fn open() -> Notices {
+        let kind = fs::metadata("/proc/self/fd/2").map(|metadata| metadata.file_type());
+        let reopen = || {
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            let path = "/proc/self/fd/2";
+            File::options().append(true).custom_flags(flags).open(path).map(Notices::Reopened)
+        };
+        match kind {
+            Ok(kind) if kind.is_socket() => Notices::Socket,
+            Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
+                reopen().unwrap_or(Notices::Shared)
+            }
+            _ => Notices::Shared,
+        }
+    }
+
+    pub fn write(&self, text: &str) {
+        let stderr = io::stderr();
+        let _ = match self {
+            Notices::Socket => sys::send_nonblocking(stderr.as_fd(), text.as_bytes()),
+            Notices::Reopened(file) => (&*file).write_all(text.as_bytes()),
+            Notices::Shared if sys::is_writable(stderr.as_fd()) => {
+                stderr.lock().write_all(text.as_bytes())
+            }
+            Notices::Shared => Ok(()),
+        };
+    }
 }
 
 // -------------------------------------------------------------------------------------- in sentences
@@ -101,6 +159,9 @@ pub fn describe(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> String 
             format!("held by {}", inherited(dir, session, holder))
         }
         State::Held => match holder.pid {
+            Some(pid) if holder.suspended => {
+                format!("held by {}, suspended", process(pid, &holder.command))
+            }
             Some(pid) => format!("held by {}", process(pid, &holder.command)),
             None => "held by a process that cannot be seen from here".to_owned(),
         },
@@ -120,7 +181,8 @@ fn inherited(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> String {
     format!("{who}, which inherited it from {} (gone)", pid(holder))
 }
 
-fn process(pid: u32, command: &OsStr) -> String {
+/// "4242 (make all)"
+pub fn process(pid: u32, command: &OsStr) -> String {
     if command.is_empty() { pid.to_string() } else { format!("{pid} ({})", escaped(command)) }
 }
 
@@ -136,6 +198,10 @@ fn pid(holder: &Holder) -> String {
     holder.pid.map_or("unknown".to_owned(), |pid| pid.to_string())
 }
 
+pub fn os_string(bytes: Vec<u8>) -> OsString {
+    OsString::from_vec(bytes)
+}
+
 pub fn quoted(name: &OsStr) -> String {
     format!("'{}'", escaped(name))
 }
@@ -147,12 +213,8 @@ pub fn escaped(text: &OsStr) -> String {
     for chunk in text.as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
-                '\u{061C}'
-                | '\u{200B}'..='\u{200F}'
-                | '\u{2028}'..='\u{202E}'
-                | '\u{2060}'..='\u{206F}'
-                | '\u{FEFF}' => escaped.extend(character.escape_unicode()),
                 _ if character.is_control() => escaped.extend(character.escape_default()),
+                _ if is_unsafe(character) => escaped.extend(character.escape_unicode()),
                 _ => escaped.push(character),
             }
         }
@@ -161,6 +223,24 @@ pub fn escaped(text: &OsStr) -> String {
         }
     }
     escaped
+}
+
+/// Control characters, and what hides or reorders other characters.
+fn is_unsafe(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{00AD}'
+                | '\u{034F}'
+                | '\u{061C}'
+                | '\u{180E}'
+                | '\u{200B}'..='\u{200F}'
+                | '\u{2028}'..='\u{202E}'
+                | '\u{2060}'..='\u{206F}'
+                | '\u{FEFF}'
+                | '\u{FFF9}'..='\u{FFFB}'
+                | '\u{E0000}'..='\u{E007F}'
+        )
 }
 
 /// The largest unit that fits, and the next one: "12s", "3m05s", "2h10m", "4d03h".
@@ -184,13 +264,14 @@ fn age(holder: &Holder) -> Option<String> {
 
 // --------------------------------------------------------------------------------------- in a table
 
-const HEAD: [&str; 5] = ["SESSION", "STATE", "PID", "AGE", "COMMAND"];
+const HEAD: [&str; 6] = ["SESSION", "STATE", "PID", "AGE", "WAITERS", "COMMAND"];
 
 fn table(dir: Option<&Path>, sessions: &[Session]) -> String {
     let stdout = io::stdout();
     let width = if stdout.is_terminal() { sys::terminal_width(stdout.as_fd()) } else { None };
     let mut rows = vec![HEAD.map(str::to_owned)];
-    rows.extend(sessions.iter().map(|session| row(dir, session)));
+    let waits = Waits::look();
+    rows.extend(sessions.iter().map(|session| row(dir, session, &waits)));
     if let Some(width) = width {
         // A long name must leave room for the rest.
         for row in &mut rows {
@@ -198,14 +279,14 @@ fn table(dir: Option<&Path>, sessions: &[Session]) -> String {
         }
     }
     let column = |at: usize| rows.iter().map(|row| row[at].width()).max().unwrap_or(0);
-    let widths: [usize; 5] = std::array::from_fn(column);
+    let widths: [usize; 6] = std::array::from_fn(column);
     let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
         for (at, cell) in row.iter().enumerate() {
             let padding = widths[at] - cell.width();
             // Numbers stand at the right of their column.
-            let (before, after) = if at == 2 { (padding, 0) } else { (0, padding) };
+            let (before, after) = if matches!(at, 2 | 4) { (padding, 0) } else { (0, padding) };
             let _ = write!(line, "{:before$}{cell}{:after$}  ", "", "");
         }
         let line = line.trim_end();
@@ -215,16 +296,27 @@ fn table(dir: Option<&Path>, sessions: &[Session]) -> String {
     text
 }
 
-fn row(dir: Option<&Path>, Session { name, holder, .. }: &Session) -> [String; 5] {
+fn row(dir: Option<&Path>, Session { name, holder, .. }: &Session, waits: &Waits) -> [String; 6] {
     let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let command =
+    let mut command =
         if holder.orphaned { inherited(dir, name, holder) } else { escaped(&holder.command) };
+    if command.is_empty() {
+        command.push('-');
+    }
+    if holder.suspended {
+        command.push_str(" (suspended)");
+    }
+    let living = holder.pid.filter(|_| holder.state == State::Held && !holder.orphaned);
+    if let Some(deadlock) = living.and_then(|pid| waits.deadlock(pid)) {
+        let _ = write!(command, " (deadlock: waits for {})", quoted(&deadlock.first_session(dir)));
+    }
     [
         escaped(name),
         state(holder).to_owned(),
         known(holder.pid.map(|pid| pid.to_string())),
         known(age(holder)),
-        if command.is_empty() { "-".to_owned() } else { command },
+        known((holder.waiters > 0).then(|| holder.waiters.to_string())),
+        command,
     ]
 }
 
@@ -259,5 +351,23 @@ fn record(session: &OsStr, holder: &Holder) -> Value {
         "acquired_at_ms": holder.acquired_at_ms,
         "command": text(&holder.command),
         "host": text(&holder.host),
+        "waiters": holder.waiters,
+        "suspended": holder.suspended,
     })
+}
+
+/// As text in which every character that `escaped` would escape is a `\uXXXX`, and so nothing but its line
+/// feeds moves a terminal's cursor: of the control characters, JSON itself escapes only those below 0x20.
+fn json_text(value: &Value) -> String {
+    let mut text = String::new();
+    for character in format!("{value:#}\n").chars() {
+        if character != '\n' && is_unsafe(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        } else {
+            text.push(character);
+        }
+    }
+    text
 }

@@ -1,33 +1,34 @@
-//! The only calls into libc of the helper program, one small function each, and `main`: becoming
-//! another program and leaving a process behind is beyond what the standard library does safely.
+//! What the standard library and `nix` have no safe function for, one small function each, and `main`:
+//! becoming another program and leaving a process behind.
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::process;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::unistd::{getpgrp, tcgetpgrp};
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-unsafe extern "C" {
-    static environ: *mut *mut c_char;
+fn check_long(result: c_long) -> io::Result<c_int> {
+    // Numbers of descriptors and processes.
+    check(result as c_int)
 }
 
-/// The arguments as `main` got them: where `ps` finds them.
-static ARGUMENTS: AtomicPtr<*mut c_char> = AtomicPtr::new(ptr::null_mut());
+// -------------------------------------------------------------------------------- start and end
 
 /// The C `main`, instead of the standard library's: that one ignores SIGPIPE and opens closed
 /// standard descriptors before it can be asked not to, and COMMAND would inherit both.
 #[unsafe(no_mangle)]
-extern "C" fn main(_argc: c_int, argv: *mut *mut c_char) -> c_int {
-    ARGUMENTS.store(argv, Ordering::Relaxed);
+extern "C" fn main(_argc: c_int, _argv: *mut *mut c_char) -> c_int {
     fill_standard_descriptors();
     let code = std::panic::catch_unwind(crate::session_lock).unwrap_or(crate::FAILED);
     c_int::from(code)
@@ -37,264 +38,263 @@ extern "C" fn main(_argc: c_int, argv: *mut *mut c_char) -> c_int {
 /// lock file must not get its number and then be written to.
 fn fill_standard_descriptors() {
     for number in 0..3 {
-        // SAFETY: no memory is involved.
+        // SAFETY: asks whether the number is open, and changes nothing.
         if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
-            // SAFETY: the path is NUL-terminated. The lowest free number is this one.
+            // SAFETY: the path is NUL-terminated. The lowest free number is this one, and nobody owns
+            // it: no other code has run in this process.
             unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
         }
     }
 }
 
-/// Executes a program in this process; returns only if that fails.
-pub fn exec(arguments: &[CString], environment: &[CString]) -> io::Error {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
-    };
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
-    // SAFETY: both arrays end with a null pointer; their strings live in the caller's slices.
-    unsafe { libc::execvpe(arguments[0], arguments.as_ptr(), environment.as_ptr()) };
-    io::Error::last_os_error()
+/// Ends this process without running what it, or the process it was forked from, has registered for its
+/// end.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: does not return, so nothing depends on what it leaves undone.
+    unsafe { libc::_exit(c_int::from(code)) }
 }
 
-/// Lets a descriptor pass to the programs that this process executes.
-pub fn make_inheritable(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+// ------------------------------------------------------------------------------------ processes
+
+/// A child of this process that sends no signal when it ends, and that `wait(2)` for any child does not
+/// find (without `__WALL` or `__WCLONE`, see wait(2)). Its PID; `None` in the child.
+///
+/// # Errors
+///
+/// Also where another system or a filter allows no child without an exit signal.
+///
+/// # Safety
+///
+/// This process has no other thread. In the child no exit handler and no fork handler is run: it must
+/// leave by [`exit_now`], and must not use what depends on either.
+pub unsafe fn clone_without_exit_signal() -> io::Result<Option<u32>> {
+    // Both `flags` and `stack` are 0 (so their order, which is not the same on all processors, does not
+    // matter): no exit signal, and a copy of this stack.
+    // SAFETY: with nothing shared the child is a whole copy of this only thread, as after fork(2).
+    let cloned = check_long(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) });
+    let child = cloned.or_else(|error| {
+        let arguments = [0_u64; 8];
+        let size = mem::size_of_val(&arguments);
+        // SAFETY: the struct `clone_args` is eight numbers, all of them 0 here: as above.
+        let child = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size) };
+        // The error that tells more is the first one.
+        check_long(child).map_err(|_| error)
+    })?;
+    Ok(u32::try_from(child).ok().filter(|&pid| pid > 0))
 }
 
-/// A descriptor of this process, readable once it has ended, whatever it executes until then.
-pub fn pidfd_of_myself() -> io::Result<OwnedFd> {
-    // SAFETY: no memory is involved.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process::id(), 0) };
-    let fd = check(fd as c_int)?;
+/// `fork(2)`; the child's PID, `None` in the child.
+///
+/// # Safety
+///
+/// This process has no other thread.
+pub unsafe fn fork() -> io::Result<Option<u32>> {
+    // SAFETY: the caller's promise: no lock of another thread's is left taken in the child.
+    let child = check(unsafe { libc::fork() })?;
+    Ok(u32::try_from(child).ok().filter(|&pid| pid > 0))
+}
+
+/// A descriptor of a process, readable once it has ended, whatever it executes until then. Linux 5.3.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: two numbers; no memory of ours is read or written.
+    let fd = check_long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: the call has just given us this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// While it lives: no signal but SIGCHLD reaches this process, nor a child that it forks (SIGKILL
-/// and SIGSTOP apart), and the end of a child can be waited for, whatever was inherited.
-pub struct Undisturbed {
-    mask: libc::sigset_t,
-    child: libc::sigaction,
+/// Sends a signal to the process of a descriptor, and to no other one that has got its number since.
+/// Linux 5.1.
+pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    let (fd, no_info) = (process.as_raw_fd(), ptr::null::<libc::siginfo_t>());
+    // SAFETY: a null pointer stands for what kill(2) would send.
+    check_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) })
+        .map(drop)
 }
 
-impl Undisturbed {
-    pub fn new() -> Undisturbed {
-        let mut all = MaybeUninit::uninit();
-        // SAFETY: the call fills the set that it is given.
-        unsafe { libc::sigfillset(all.as_mut_ptr()) };
-        // A blocked SIGCHLD would be kept for COMMAND; one that is not blocked is ignored by default.
-        // SAFETY: the set was filled above.
-        unsafe { libc::sigdelset(all.as_mut_ptr(), libc::SIGCHLD) };
-        // SAFETY: the set was filled above.
-        let mask = change_mask(libc::SIG_SETMASK, unsafe { all.assume_init_ref() });
-        // SAFETY: all zeros is a valid sigaction: the default action, an empty mask, no flags.
-        let default = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
-        let mut child = MaybeUninit::uninit();
-        // SAFETY: both structs are of the type that the call reads and fills.
-        unsafe { libc::sigaction(libc::SIGCHLD, &raw const default, child.as_mut_ptr()) };
-        // SAFETY: sigaction with a valid signal does not fail, so it has filled the struct.
-        let child = unsafe { child.assume_init() };
-        Undisturbed { mask, child }
-    }
+/// `kill(2)`.
+pub fn kill(pid: u32, signal: c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: a signal to a process; no memory of ours is read or written.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-impl Drop for Undisturbed {
-    fn drop(&mut self) {
-        // SAFETY: the struct was filled by sigaction.
-        unsafe { libc::sigaction(libc::SIGCHLD, &raw const self.child, ptr::null_mut()) };
-        change_mask(libc::SIG_SETMASK, &self.mask);
-    }
+/// Asks for a signal when the parent ends (more exactly: the thread that made this process).
+pub fn signal_at_parents_end(signal: c_int) {
+    // SAFETY: PR_SET_PDEATHSIG takes one number.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
 }
 
-/// `fork(2)`; whether this is the child. To be called only while this process has no other thread.
-pub fn fork() -> io::Result<bool> {
-    // SAFETY: with a single thread the child is a whole copy; no lock is left taken in it.
-    check(unsafe { libc::fork() }).map(|child| child == 0)
+/// What `ps` and `top` show as this process's name: at most 15 bytes.
+pub fn set_name(name: &CStr) {
+    // SAFETY: the string is NUL-terminated, and copied.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Ends this process without running what the parent has registered for its own end.
-pub fn exit_now(code: u8) -> ! {
-    // SAFETY: no memory is involved.
-    unsafe { libc::_exit(c_int::from(code)) }
-}
-
-/// Runs `work` in a child of its own, which shares this process's memory, and nothing else: no page
-/// has to be copied. This process does nothing until the child has ended. The child's exit code; `None`
-/// if a signal ended it.
-pub fn in_a_child(mut work: &mut dyn FnMut() -> u8) -> io::Result<Option<u8>> {
-    extern "C" fn entry(work: *mut c_void) -> c_int {
-        // SAFETY: the pointer below, and nobody else uses it meanwhile.
-        let work = unsafe { &mut *work.cast::<&mut dyn FnMut() -> u8>() };
-        c_int::from(work())
-    }
-    let mut stack = vec![0_u128; 64 * 1024 / size_of::<u128>()];
-    let top = stack.as_mut_ptr_range().end.cast();
-    // Without CLONE_VFORK, with which this process would be woken twice: here and by `waitpid`.
-    let flags = libc::CLONE_VM | libc::SIGCHLD;
-    // SAFETY: the stack and `work` live until `waitpid` below says that the child has ended; the stack
-    // grows downwards on all that Linux runs on but PA-RISC.
-    let child = check(unsafe { libc::clone(entry, top, flags, (&raw mut work).cast()) })?;
-    let mut status = 0;
-    // SAFETY: `status` is the integer that the call fills.
-    while let Err(error) = check(unsafe { libc::waitpid(child, &raw mut status, 0) }) {
-        if error.kind() != io::ErrorKind::Interrupted {
-            // It cannot be; but if it is, the child may still be there.
-            exit_now(crate::FAILED);
-        }
-    }
-    let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
-    Ok(code.and_then(|code| code.try_into().ok()))
-}
-
-/// Leaves the terminal, the process group and the session of the parent.
-pub fn new_session() -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    check(unsafe { libc::setsid() }).map(drop)
-}
-
-/// Closes every descriptor but two, whoever owns it: for a process that runs nothing else any more.
-pub fn close_all_but(keep: [BorrowedFd<'_>; 2]) -> io::Result<()> {
-    let mut keep = keep.map(|fd| fd.as_raw_fd() as u32);
+/// Closes every descriptor but two, whoever owns it.
+///
+/// # Safety
+///
+/// Nothing that this process still does uses another descriptor.
+pub unsafe fn close_all_but(keep: [BorrowedFd<'_>; 2]) {
+    let mut keep = keep.map(|fd| fd.as_raw_fd());
     keep.sort_unstable();
-    let gaps = [(0, keep[0]), (keep[0] + 1, keep[1]), (keep[1] + 1, u32::MAX)];
-    for (first, end) in gaps {
-        if first < end {
-            // SAFETY: no memory is involved; what is closed is not used again in this process.
-            let result = unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) };
-            check(result as c_int)?;
+    let gaps = [(0, keep[0] - 1), (keep[0] + 1, keep[1] - 1), (keep[1] + 1, RawFd::MAX)];
+    for (first, last) in gaps {
+        if first > last {
+            continue;
         }
-    }
-    Ok(())
-}
-
-/// What `ps` shows as this process's command line from now on; cut if there is no room. For a process
-/// that asks for neither its arguments nor its environment any more: it is written over them.
-pub fn set_title(title: &str) {
-    let arguments = ARGUMENTS.load(Ordering::Relaxed);
-    if arguments.is_null() {
-        return;
-    }
-    // SAFETY: the array that `main` got has at least its null pointer.
-    let start = unsafe { *arguments };
-    let arguments_end = strings_end(arguments, start);
-    // SAFETY: nothing in this program changes the environment.
-    let end = strings_end(unsafe { environ }, arguments_end);
-    let room = end as usize - start as usize;
-    if room == 0 {
-        return;
-    }
-    let used = title.len().min(room - 1);
-    // SAFETY: `used` bytes are within the strings, which are this process's own memory.
-    unsafe { ptr::copy_nonoverlapping(title.as_ptr().cast(), start, used) };
-    // The kernel shows what stands where the arguments were; and if that does not end with a NUL, what
-    // follows up to the next one.
-    let padding = (arguments_end as usize - start as usize).max(used + 1) - used;
-    // SAFETY: `used` is less than the size of the strings.
-    let rest = unsafe { start.add(used) };
-    // SAFETY: neither the arguments' end nor the byte behind the title is beyond the strings.
-    unsafe { ptr::write_bytes(rest, 0, padding) };
-}
-
-/// Where the strings of a null-terminated array end, of those that follow one another from `end` on.
-fn strings_end(mut strings: *mut *mut c_char, mut end: *mut c_char) -> *mut c_char {
-    loop {
-        // SAFETY: `strings` has not passed the null pointer at the array's end.
-        let string = unsafe { *strings };
-        if string.is_null() || string != end {
-            return end;
-        }
-        // SAFETY: an argument or a variable, NUL-terminated.
-        let length = unsafe { libc::strlen(string) };
-        // SAFETY: one behind the string's NUL.
-        end = unsafe { string.add(length + 1) };
-        // SAFETY: the null pointer has not been reached.
-        strings = unsafe { strings.add(1) };
-    }
-}
-
-/// Waits until one of two descriptors is readable or hung up, at most for `timeout`.
-pub fn poll(fds: [Option<BorrowedFd<'_>>; 2], timeout: Option<Duration>) -> io::Result<[bool; 2]> {
-    // A negative number is skipped by the kernel.
-    let mut polled = fds.map(|fd| libc::pollfd {
-        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
-        events: libc::POLLIN,
-        revents: 0,
-    });
-    let timeout = timeout.map_or(-1, |timeout| timeout.as_millis().try_into().unwrap_or(-1));
-    loop {
-        // SAFETY: `polled` has two elements.
-        match check(unsafe { libc::poll(polled.as_mut_ptr(), 2, timeout) }) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result.map(|_| polled.map(|fd| fd.revents != 0)),
+        // SAFETY: the caller's promise.
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        if closed == -1 {
+            // Before Linux 5.9, or denied by a filter.
+            for fd in open_descriptors().filter(|fd| (first..=last).contains(fd)) {
+                // SAFETY: the caller's promise.
+                unsafe { libc::close(fd) };
+            }
         }
     }
 }
 
-/// Signals that are held back from this thread, and from those that it starts, while this lives.
-pub struct Held {
-    /// Readable while one of them is pending.
-    pub pending: OwnedFd,
-    mask: libc::sigset_t,
+/// The numbers of the open descriptors, and perhaps some that are not open.
+fn open_descriptors() -> impl Iterator<Item = RawFd> {
+    let number =
+        |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    // As a list: the directory's own descriptor is one of them.
+    let listed: Option<Vec<RawFd>> =
+        std::fs::read_dir("/proc/self/fd").ok().map(|fds| fds.filter_map(number).collect());
+    let end = if listed.is_some() { 0 } else { descriptor_limit() };
+    listed.into_iter().flatten().chain(0..end)
 }
 
-impl Held {
-    /// What a terminal or its user sends.
-    pub const SIGNALS: [c_int; 5] =
-        [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP];
+fn descriptor_limit() -> RawFd {
+    // SAFETY: one number in, one out.
+    let limit = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+    RawFd::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(1 << 20)
+}
 
-    pub fn new() -> io::Result<Held> {
-        let set = signal_set(&Held::SIGNALS);
-        // SAFETY: the set is filled.
-        let fd = check(unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) })?;
-        // SAFETY: the call has just given us this descriptor; nobody else owns it.
-        let pending = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Held { pending, mask: change_mask(libc::SIG_BLOCK, &set) })
+// -------------------------------------------------------------------------------------- signals
+
+/// Signals that are held back from this thread, and from the threads and processes that it starts, while
+/// this lives.
+pub struct BlockedSignals {
+    mask: SigSet,
+}
+
+impl BlockedSignals {
+    pub fn new(signals: &SigSet) -> io::Result<BlockedSignals> {
+        let mask = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        Ok(BlockedSignals { mask })
+    }
+
+    /// SIGKILL and SIGSTOP apart.
+    pub fn all() -> io::Result<BlockedSignals> {
+        BlockedSignals::new(&SigSet::all())
     }
 }
 
-impl Drop for Held {
+impl Drop for BlockedSignals {
     fn drop(&mut self) {
-        change_mask(libc::SIG_SETMASK, &self.mask);
+        let _ = self.mask.thread_set_mask();
     }
 }
 
 /// Lets pending signals do what they do, in this thread, and holds them back again.
-pub fn let_signals_in(signals: [c_int; 5]) {
-    let mask = change_mask(libc::SIG_UNBLOCK, &signal_set(&signals));
-    change_mask(libc::SIG_SETMASK, &mask);
-}
-
-fn signal_set(signals: &[c_int]) -> libc::sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: the call fills the set that it is given.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the set was filled above.
-    let mut set = unsafe { set.assume_init() };
-    for &signal in signals {
-        // SAFETY: the set is filled; a number that is no signal is refused.
-        unsafe { libc::sigaddset(&raw mut set, signal) };
+pub fn let_signals_in(signals: &SigSet) {
+    let mut before = SigSet::empty();
+    if pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(signals), Some(&mut before)).is_ok() {
+        let _ = before.thread_set_mask();
     }
-    set
 }
 
-/// Changes this thread's signal mask; the one that was there before.
-fn change_mask(how: c_int, set: &libc::sigset_t) -> libc::sigset_t {
-    let mut before = MaybeUninit::uninit();
-    // SAFETY: `before` has the size of the set that the call fills; with a valid `how` it cannot
-    // fail.
-    unsafe { libc::pthread_sigmask(how, set, before.as_mut_ptr()) };
-    // SAFETY: the call has filled it.
-    unsafe { before.assume_init() }
+/// Whether a signal would end a process, so that PID 1 has to end itself: neither ignored nor handled.
+pub fn has_default_action(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: with a null pointer nothing is changed; `action` is the struct that the call fills.
+    let asked = unsafe { libc::sigaction(signal as c_int, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: it was filled, as the call has succeeded.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL
+}
+
+/// Takes back a signal that is blocked and pending.
+pub fn forget_pending(signal: Signal) {
+    let set = *AsRef::<libc::sigset_t>::as_ref(&SigSet::from(signal));
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set and the time are filled; with a null pointer nothing is written.
+    unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const at_once) };
+}
+
+/// Runs a handler at a signal.
+///
+/// # Safety
+///
+/// The handler does only what signal-safety(7) allows.
+pub unsafe fn handle_signal(signal: c_int, handler: extern "C" fn(c_int)) {
+    // SAFETY: all zeros is a valid sigaction: no flags, an empty mask.
+    let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+    action.sa_sigaction = handler as *const () as libc::sighandler_t;
+    // SAFETY: the struct is filled, and the caller vouches for the handler.
+    unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+}
+
+/// Waits until a descriptor is readable or hung up, a handler of one of the signals has run, or the time
+/// is over. All other signals are held back. Whether it is the descriptor.
+pub fn wait_for(fd: Option<BorrowedFd<'_>>, signals: &[c_int], timeout: Duration) -> bool {
+    let mut mask = MaybeUninit::uninit();
+    // SAFETY: the call fills the set that it is given.
+    unsafe { libc::sigfillset(mask.as_mut_ptr()) };
+    for &signal in signals {
+        // SAFETY: the set was filled above.
+        unsafe { libc::sigdelset(mask.as_mut_ptr(), signal) };
+    }
+    // A negative number is skipped by the kernel.
+    let fd = fd.map_or(-1, |fd| fd.as_raw_fd());
+    let mut polled = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: one pollfd, a time and a set that were filled above.
+    unsafe { libc::ppoll(&raw mut polled, 1, &raw const timeout, mask.as_ptr()) };
+    polled.revents != 0
+}
+
+// ------------------------------------------------------------------------- descriptors, terminals
+
+/// Waits until descriptors are readable or hung up, at most for `timeout`: which of them are.
+pub fn wait_for_any<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let timeout =
+        timeout.map_or(PollTimeout::NONE, |timeout| timeout.try_into().unwrap_or(PollTimeout::MAX));
+    loop {
+        match poll(&mut polled, timeout) {
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(polled.map(|fd| fd.any().unwrap_or(true))),
+        }
+    }
+}
+
+/// Whether a write of a few bytes would not wait, at this moment.
+pub fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(fd, PollFlags::POLLOUT)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].any().unwrap_or(true)
+}
+
+/// Writes to a socket what there is room for, and never waits.
+pub fn send_nonblocking(socket: BorrowedFd<'_>, text: &[u8]) -> io::Result<()> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and the length are those of one slice.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), text.as_ptr().cast(), text.len(), flags) };
+    if sent == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether what this process writes to a terminal does not disturb another job; true for what is
 /// not its controlling terminal.
-pub fn in_foreground(terminal: BorrowedFd<'_>) -> bool {
-    // SAFETY: no memory is involved.
-    let group = unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) };
-    // SAFETY: cannot fail, and no memory is involved.
-    group == -1 || group == unsafe { libc::getpgrp() }
+pub fn in_foreground(terminal: impl AsFd) -> bool {
+    tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
 }
 
 /// The width of the terminal behind a descriptor; `None` if it is none.

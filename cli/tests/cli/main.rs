@@ -7,6 +7,7 @@ mod flock;
 mod guardian;
 mod many;
 mod run;
+mod script;
 mod show;
 mod terminal;
 mod wait;
@@ -111,6 +112,10 @@ impl Holding {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     #[track_caller]

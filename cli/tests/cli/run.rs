@@ -135,14 +135,21 @@ fn the_command_finds_session_and_path_in_its_environment() {
     let place = Place::new();
     let script = "export OTHER=1 SESSION_LOCK_SESSION=old; env | grep -v '^_=' | sort >before
         session-lock run a/b -- env | grep -v '^_=' | sort >after; diff before after";
-    let expected =
-        format!("SESSION_LOCK_PATH={}/a%2Fb.lock SESSION_LOCK_SESSION=a/b", place.path().display());
+    let token = |label: &str| {
+        let token = label.lines().find_map(|line| line.strip_prefix("token=")).unwrap();
+        token.parse::<u64>().unwrap()
+    };
     let output = place.run(script);
     let added: Vec<_> = str::from_utf8(&output.stdout)
         .unwrap()
         .lines()
         .filter_map(|line| line.strip_prefix("> "))
         .collect();
+    let token = token(&fs::read_to_string(place.lock_file("a%2Fb")).unwrap());
+    let expected = format!(
+        "SESSION_LOCK_PATH={}/a%2Fb.lock SESSION_LOCK_SESSION=a/b SESSION_LOCK_TOKEN={token}",
+        place.path().display()
+    );
     assert_eq!(added.join(" "), expected);
 }
 
@@ -198,15 +205,50 @@ fn block_some_signals(command: &mut Command) {
 }
 
 #[test]
-fn the_command_has_the_same_pid_parent_group_and_session_and_no_child() {
+fn the_command_has_the_same_pid_parent_group_and_session() {
     let place = Place::new();
-    let script = "session-lock run s -- cat /proc/self/stat /proc/thread-self/children & wait $!; \
+    let script = "session-lock run s -- cat /proc/self/stat & wait $!; \
         echo $! $$ $(cut -d' ' -f5,6 /proc/$$/stat)";
     let output = place.output(script);
     let lines: Vec<Vec<&str>> =
         output.lines().map(|line| line.split_ascii_whitespace().collect()).collect();
-    let [command, shell] = lines.as_slice() else { panic!("it has a child: {output}") };
+    let [command, shell] = lines.as_slice() else { panic!("{output}") };
     assert_eq!([command[0], command[3], command[4], command[5]], shell[..]);
+}
+
+/// Starts a child, lets it end, and waits for all there are.
+const REAP: &str = "import os, signal
+signal.alarm(30)
+os.system('true')
+try: print('an unknown child:', os.wait())
+except ChildProcessError: print('no children')
+";
+
+#[test]
+fn the_command_finds_no_child_that_it_did_not_start() {
+    if !support::have("python3") {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path().join("reap.py"), REAP).unwrap();
+    let subreaper = "import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+    fs::write(place.path().join("subreaper.py"), subreaper).unwrap();
+    for option in ["", "-i"] {
+        let run = format!("session-lock run {option} s -- python3 reap.py");
+        assert_eq!(place.output(&run), "no children\n", "{option}");
+        let run = format!("python3 subreaper.py {run}");
+        assert_eq!(place.output(&run), "no children\n", "as a child subreaper, {option}");
+        place.until_free("s");
+        if support::is_root() && support::have("unshare") {
+            let run = format!(
+                "unshare --kill-child --pid --fork --mount-proc session-lock run {option} s -- python3 reap.py"
+            );
+            assert_eq!(place.output(&run), "no children\n", "as PID 1, {option}");
+        }
+    }
 }
 
 #[test]
@@ -266,10 +308,12 @@ fn it_goes_with_the_other_prefixes() {
     assert_eq!(place.output("session-lock run s -- setsid -w sh -c 'exit 7'; echo $?"), "7\n");
     assert_eq!(place.output("session-lock run s -- nice env A=1 sh -c 'echo $A'"), "1\n");
     let bare = format!("env -i {PROGRAM} run --dir . s -- /usr/bin/env");
-    let expected = format!("SESSION_LOCK_SESSION=s\nSESSION_LOCK_PATH={}/s.lock\n", {
+    let expected = format!(
+        "SESSION_LOCK_SESSION=s\nSESSION_LOCK_PATH={}/s.lock\nSESSION_LOCK_TOKEN=",
         place.path().display()
-    });
-    assert_eq!(place.output(&bare), expected);
+    );
+    let output = place.output(&bare);
+    assert!(output.starts_with(&expected), "{output}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `holder`, `list` and `path`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::{Place, support};
 
@@ -45,7 +46,7 @@ fn holder_says_unknown_where_it_cannot_know() {
     let holding = place.hold(&["s"]);
     // In there, the table does not show holders outside, and the label's PID means nothing.
     let output = place.run("unshare --pid --fork --mount-proc session-lock holder s; echo $?");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "unknown\n2\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "unknown\n3\n");
     let json =
         place.output("unshare --pid --fork --mount-proc session-lock holder --json s || true");
     assert!(json.contains(r#""state": "unknown""#), "{json}");
@@ -140,8 +141,14 @@ fn path_is_for_other_tools() {
     let place = Place::new();
     let expected = format!("{}/a%2Fb.lock\n", place.path().display());
     assert_eq!(place.output("session-lock path a/b"), expected);
-    assert_eq!(place.output("session-lock path --dir rel s"), "rel/s.lock\n");
-    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    assert_eq!(place.output("session-lock path --dir rel/er s"), "rel/er/s.lock\n");
+    // The directory, as acquiring would make it, and nothing in it.
+    assert_eq!(fs::read_dir(place.path().join("rel/er")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    for made in ["rel", "rel/er"] {
+        let mode = fs::metadata(place.path().join(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{made}");
+    }
     if support::have("flock") {
         let script =
             "session-lock run s -- sh -c 'flock -n \"$(session-lock path s)\" true'; echo $?

@@ -1,0 +1,221 @@
+//! Circles of waits: A waits for what B holds, and B for what A holds.
+//!
+//! The kernel's table says who waits and who holds. A holder does not go on, and so does not release its
+//! lock, if it waits for a lock itself, or if it waits for its children and not one of these goes on.
+//! What cannot be seen, or could go on for any reason, is not stuck: a wait that could end is never
+//! refused.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use session_lock::procfs::{self, ProcId};
+
+use crate::{guardian, show};
+
+/// One step: a process waits for a lock, and another one holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    waiter: u32,
+    /// As the kernel's table names it: `MAJOR:MINOR:INODE`.
+    file: String,
+    holder: u32,
+}
+
+/// A chain of steps from a waiter to a holder that is, or has started, the waiter of the first one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Circle {
+    steps: Vec<Step>,
+}
+
+/// Who waits for what, and who holds it, at one moment.
+pub struct Waits {
+    /// From the waiter to the file.
+    waiting: BTreeMap<u32, String>,
+    /// From the file to those who took its lock.
+    takers: BTreeMap<String, Vec<u32>>,
+}
+
+/// What keeps a process from going on.
+enum Stuck {
+    /// Nothing, as far as can be seen.
+    No,
+    /// It waits, by these steps, for the waiter that was asked about, or for itself.
+    Yes { steps: Vec<Step>, reaches: bool },
+}
+
+impl Waits {
+    /// A table that is not read in whole only makes fewer processes stuck.
+    pub fn look() -> Waits {
+        let text = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let mut waits = Waits { waiting: BTreeMap::new(), takers: BTreeMap::new() };
+        for line in text.lines() {
+            // `1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let blocked = fields.get(1) == Some(&"->");
+            let at = if blocked { 2 } else { 1 };
+            let [kind, _, _, pid, file, ..] = fields.get(at..).unwrap_or_default() else {
+                continue;
+            };
+            let (&"FLOCK", Ok(pid)) = (kind, pid.parse()) else { continue };
+            if blocked {
+                waits.waiting.insert(pid, (*file).to_owned());
+            } else {
+                waits.takers.entry((*file).to_owned()).or_default().push(pid);
+            }
+        }
+        waits
+    }
+
+    /// The circle that a waiter is in.
+    pub fn circle(&self, waiter: u32) -> Option<Circle> {
+        let file = self.waiting.get(&waiter)?;
+        match self.of_holders(waiter, file, waiter, &mut Vec::new()) {
+            Stuck::Yes { steps, reaches: true } => Some(Circle { steps }),
+            _ => None,
+        }
+    }
+
+    /// What a holder waits for without end.
+    pub fn deadlock(&self, holder: u32) -> Option<Circle> {
+        match self.of_process(holder, 0, &mut Vec::new()) {
+            Stuck::Yes { steps, .. } if !steps.is_empty() => Some(Circle { steps }),
+            _ => None,
+        }
+    }
+
+    fn of_process(&self, pid: u32, origin: u32, path: &mut Vec<u32>) -> Stuck {
+        if pid == origin || path.contains(&pid) {
+            return Stuck::Yes { steps: Vec::new(), reaches: pid == origin };
+        }
+        let Ok(stat) = procfs::stat(ProcId::Pid(pid)) else { return Stuck::No };
+        if stat.zombie || stat.stopped {
+            return Stuck::No;
+        }
+        path.push(pid);
+        let name = name(pid);
+        let is_ours = name == "session-lock" || name == guardian::NAME.to_str().unwrap_or_default();
+        let stuck = match self.waiting.get(&pid) {
+            // In another program a thread of its own may wait, and the others go on. One helps a
+            // library's wait.
+            Some(file) if is_ours || stat.threads <= 2 => self.of_holders(pid, file, origin, path),
+            Some(_) => Stuck::No,
+            None if is_ours || waits_for_children(pid) => self.of_children(pid, origin, path),
+            None => Stuck::No,
+        };
+        path.pop();
+        stuck
+    }
+
+    /// Stuck if all of them are: any of them can be the one that is waited for.
+    fn of_children(&self, pid: u32, origin: u32, path: &mut Vec<u32>) -> Stuck {
+        let mut all = Stuck::No;
+        for child in children(pid) {
+            let is_guardian = name(child).as_bytes() == guardian::NAME.to_bytes();
+            let has_ended = procfs::stat(ProcId::Pid(child)).is_ok_and(|stat| stat.zombie);
+            if has_ended || is_guardian && !self.waiting.contains_key(&child) && child != origin {
+                continue;
+            }
+            match (self.of_process(child, origin, path), &all) {
+                (Stuck::No, _) => return Stuck::No,
+                (_, Stuck::Yes { reaches: true, .. }) => {}
+                (stuck, _) => all = stuck,
+            }
+        }
+        all
+    }
+
+    fn of_holders(&self, waiter: u32, file: &str, origin: u32, path: &mut Vec<u32>) -> Stuck {
+        let mut all = Stuck::No;
+        for &taker in self.takers.get(file).map(Vec::as_slice).unwrap_or_default() {
+            let holder = guardian::process_of(taker).unwrap_or(taker);
+            let Stuck::Yes { mut steps, reaches } = self.of_process(holder, origin, path) else {
+                return Stuck::No;
+            };
+            steps.insert(0, Step { waiter, file: file.to_owned(), holder });
+            if !matches!(all, Stuck::Yes { reaches: true, .. }) {
+                all = Stuck::Yes { steps, reaches };
+            }
+        }
+        all
+    }
+}
+
+impl Circle {
+    /// Whether the waiter that was asked about is the youngest one of those that look for circles.
+    pub fn is_youngest(&self, waiter: u32) -> bool {
+        let age = |pid: u32| Some((procfs::stat(ProcId::Pid(pid)).ok()?.start, pid));
+        let looks = |pid: u32| ["session-lock", "session-guard"].contains(&name(pid).as_str());
+        let waiters = self.steps.iter().map(|step| step.waiter).filter(|&pid| looks(pid));
+        waiters.filter_map(age).max().is_none_or(|(_, youngest)| youngest == waiter)
+    }
+
+    /// "'b' is held by 4242 (deploy.sh), which waits for 'a', held by 4100 (make), which has started this
+    /// command"
+    pub fn describe(&self, dir: Option<&Path>) -> String {
+        let mut text = String::new();
+        for (at, step) in self.steps.iter().enumerate() {
+            let session = show::quoted(&session_of(dir, step));
+            let command = procfs::command(ProcId::Pid(step.holder)).unwrap_or_default();
+            let holder = show::process(step.holder, &show::os_string(command));
+            text.push_str(&match at {
+                0 => format!("{session} is held by {holder}"),
+                _ => format!(", which waits for {session}, held by {holder}"),
+            });
+        }
+        let waiter = self.steps.first().map(|step| step.waiter);
+        let last = self.steps.last().map(|step| step.holder);
+        text + if waiter == last {
+            ", which is this command"
+        } else {
+            ", which has started this command"
+        }
+    }
+
+    /// The session that is waited for first.
+    pub fn first_session(&self, dir: Option<&Path>) -> OsString {
+        self.steps.first().map(|step| session_of(dir, step)).unwrap_or_default()
+    }
+}
+
+/// The session whose lock file it is; of another directory, the file.
+fn session_of(dir: Option<&Path>, step: &Step) -> OsString {
+    let Some(path) = path_of(step) else { return OsString::from(&step.file) };
+    let is_it = |name: &OsStr| session_lock::path(dir, name).is_ok_and(|of_name| of_name == path);
+    let sessions = session_lock::list(dir).unwrap_or_default();
+    sessions.into_iter().map(|session| session.name).find(|name| is_it(name)).unwrap_or(path.into())
+}
+
+/// The waiter has it open.
+fn path_of(step: &Step) -> Option<PathBuf> {
+    let inode: u64 = step.file.rsplit(':').next()?.parse().ok()?;
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", step.waiter)).ok()?;
+    let is_it = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == inode);
+    let descriptor = descriptors.flatten().map(|entry| entry.path()).find(is_it)?;
+    fs::read_link(descriptor).ok()
+}
+
+fn name(pid: u32) -> String {
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let of_thread = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children"));
+    let lists = threads.into_iter().flatten().flatten().filter_map(|thread| of_thread(thread).ok());
+    lists
+        .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Whether a process may be waiting for its children: in `wait`, for a signal (zsh), for a command
+/// substitution's output, or in several threads (fish). Not if it sleeps, polls or reads a terminal.
+fn waits_for_children(pid: u32) -> bool {
+    let wchan = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    ["do_wait", "sigsuspend", "pipe_read", "futex"].iter().any(|call| wchan.contains(call))
+}
