@@ -149,7 +149,7 @@ impl Circle {
     /// Whether the waiter that was asked about is the youngest one of those that look for circles.
     pub fn is_youngest(&self, waiter: u32) -> bool {
         let age = |pid: u32| Some((procfs::stat(ProcId::Pid(pid)).ok()?.start, pid));
-        let looks = |pid: u32| ["session-lock", "session-guard"].contains(&name(pid).as_str());
+        let looks = |pid: u32| ["session-lock", "session-lock-g"].contains(&name(pid).as_str());
         let waiters = self.steps.iter().map(|step| step.waiter).filter(|&pid| looks(pid));
         waiters.filter_map(age).max().is_none_or(|(_, youngest)| youngest == waiter)
     }

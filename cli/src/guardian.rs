@@ -30,7 +30,7 @@ use session_lock::procfs::{self, ProcId};
 use crate::sys::{self, BlockedSignals};
 
 /// Its name in `ps` and `top`.
-pub const NAME: &CStr = c"session-guard";
+pub const NAME: &CStr = c"session-lock-g";
 
 /// Programs that clean `/tmp` delete what has not been used for days.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(12 * 3600);

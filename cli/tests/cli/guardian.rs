@@ -13,7 +13,7 @@ fn guardian_of(pid: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let is_guardian = |&child: &u32| {
         fs::read_to_string(format!("/proc/{child}/comm"))
-            .is_ok_and(|name| name == "session-guard\n")
+            .is_ok_and(|name| name == "session-lock-g\n")
     };
     children.split_whitespace().map(|child| child.parse().unwrap()).find(is_guardian).unwrap()
 }

@@ -3,6 +3,7 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
+mod circle;
 mod flock;
 mod guardian;
 mod many;
