@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use clap_complete::Shell;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// At most one process at a time works on a session
 #[derive(Parser)]
@@ -48,6 +48,8 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Print the man page session-lock(1)
     Man,
+    #[command(hide = true)]
+    Complete(CompleteArgs),
 }
 
 #[derive(Args)]
@@ -58,7 +60,8 @@ pub struct Dir {
     pub dir: Option<PathBuf>,
 }
 
-/// How long to wait, and what if that is not enough.
+// Here and below no documentation: it would replace that of the subcommands.
+// How long to wait, and what if that is not enough.
 #[derive(Args)]
 pub struct WaitArgs {
     /// Wait for the lock as long as it takes
@@ -139,7 +142,7 @@ Examples:
   make && make install
   session-lock release deploy";
 
-/// For a lock that a process holds.
+// For a lock that a process holds.
 #[derive(Args)]
 #[command(after_help = "\
 Exit codes:
@@ -222,8 +225,33 @@ pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Fish,
+    Zsh,
+}
+
+// What the completions of a shell ask for at each Tab.
+#[derive(Args)]
+pub struct CompleteArgs {
+    /// The words behind the program's name, the last one as far as it is written
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     Duration::try_from_secs_f64(seconds)
         .map_err(|_| "not a time to wait: 0 or more seconds, such as 30 or 0.5".to_owned())
+}
+
+/// An error of the command line, with the usage of a subcommand (or the program's).
+pub fn error(subcommand: &str, kind: ErrorKind, message: String) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut(subcommand) {
+        Some(subcommand) => subcommand.error(kind, message),
+        None => command.error(kind, message),
+    }
 }

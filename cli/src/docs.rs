@@ -1,4 +1,4 @@
-//! Completions and the man page, made from the definition of the command line.
+//! The man page, made from the definition of the command line.
 
 #![forbid(unsafe_code)]
 
@@ -8,14 +8,8 @@ use clap::CommandFactory;
 use clap_mangen::Man;
 
 use crate::FAILED;
-use crate::cli::{Cli, CompletionsArgs};
+use crate::cli::Cli;
 use crate::show;
-
-pub fn completions(args: &CompletionsArgs) -> u8 {
-    let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "session-lock", &mut text);
-    show::print(&text, 0)
-}
 
 pub fn man() -> u8 {
     let mut text = Vec::new();

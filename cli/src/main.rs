@@ -1,6 +1,7 @@
 //! `session-lock`: the lock for shell users.
 //!
 //! * `cli`: the command line
+//! * `habits`: what users of flock(1) type
 //! * `run`: acquire or wait, then become COMMAND
 //! * `acquire`: `acquire`, `release` and `check`, for a process that is running already
 //! * `attempt`: what `run` and `acquire` have in common
@@ -8,7 +9,7 @@
 //! * `circle`: circles of waits
 //! * `guardian`: the small process that holds the lock
 //! * `show`: what is printed about holders
-//! * `docs`: completions and the man page, made from the command line's definition
+//! * `completions`, `docs`: completions and the man page, made from the command line's definition
 //! * `sys`: what is not safe in itself, and `main`
 
 #![no_main]
@@ -18,12 +19,17 @@ mod acquire;
 mod attempt;
 mod circle;
 mod cli;
+mod completions;
 mod docs;
 mod guardian;
+mod habits;
 mod progress;
 mod run;
 mod show;
 mod sys;
+
+use std::env;
+use std::ffi::OsString;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -35,7 +41,9 @@ const USAGE: u8 = 2;
 
 /// The whole program; what it returns is the exit code. (`sys` has the C `main`.)
 fn session_lock() -> u8 {
-    match Cli::try_parse() {
+    let words: Vec<OsString> = env::args_os().collect();
+    let checked = habits::check(words.get(1..).unwrap_or_default());
+    match checked.and_then(|()| Cli::try_parse_from(words)) {
         Ok(Cli { command: Command::Run(args) }) => run::run(&args),
         Ok(Cli { command: Command::Acquire(args) }) => acquire::acquire(&args),
         Ok(Cli { command: Command::Release(args) }) => acquire::release(&args),
@@ -43,7 +51,8 @@ fn session_lock() -> u8 {
         Ok(Cli { command: Command::Holder(args) }) => show::holder(&args),
         Ok(Cli { command: Command::List(args) }) => show::list(&args),
         Ok(Cli { command: Command::Path(args) }) => show::path(&args),
-        Ok(Cli { command: Command::Completions(args) }) => docs::completions(&args),
+        Ok(Cli { command: Command::Completions(args) }) => completions::script(&args),
+        Ok(Cli { command: Command::Complete(args) }) => completions::complete(&args),
         Ok(Cli { command: Command::Man }) => docs::man(),
         Err(error) => {
             // Help and version go to standard output, and are no errors. A reader that has gone away

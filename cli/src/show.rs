@@ -186,7 +186,7 @@ pub fn process(pid: u32, command: &OsStr) -> String {
     if command.is_empty() { pid.to_string() } else { format!("{pid} ({})", escaped(command)) }
 }
 
-fn state(holder: &Holder) -> &'static str {
+pub fn state(holder: &Holder) -> &'static str {
     match holder.state {
         State::Held => "held",
         State::Free => "free",

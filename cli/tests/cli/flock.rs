@@ -102,3 +102,49 @@ fn when_asked_who_holds_it() {
         place.until_free("s");
     }
 }
+
+#[test]
+fn what_its_users_type_out_of_habit_is_answered_with_the_line_that_does_it_here() {
+    let place = Place::new();
+    for (line, answer) in [
+        (
+            "run -n s touch ran",
+            "'-n' is flock(1)'s, not session-lock's: without -w or -t it does not wait",
+        ),
+        ("run --nonblock s touch ran", "without -w or -t it does not wait"),
+        ("run -x s touch ran", "every session lock is exclusive"),
+        ("run -qxn s touch ran", "'-qxn' is flock(1)'s"),
+        ("acquire -e s", "every session lock is exclusive"),
+        ("run -s s touch ran", "every session lock is exclusive"),
+        ("run -o s touch ran", "COMMAND does not get the lock's descriptor"),
+        ("run s -c 'touch ran'", "session-lock run SESSION -- sh -c '...'"),
+        ("run -c 'touch ran' s", "session-lock run SESSION -- sh -c '...'"),
+        ("acquire -u s", "session-lock release SESSION"),
+        ("run -F s touch ran", "COMMAND is always executed in place"),
+        ("-n s.lock touch ran", "'-n' is flock(1)'s"),
+        // Without an answer, "10" would be the session, and "touch" or "s" the command.
+        (
+            "run -w 10 touch ran",
+            "-w takes no number, and waits as long as it takes: -t 10 waits 10 seconds",
+        ),
+        ("run -qw 2.5 s touch ran", "-t 2.5 waits 2.5 seconds"),
+        ("run -w10 s touch ran", "-t 10 waits 10 seconds"),
+        ("run --wait 10 s touch ran", "-t 10 waits 10 seconds"),
+        ("acquire -w 10 s", "-t 10 waits 10 seconds"),
+    ] {
+        let output = place.run(&format!("session-lock {line}"));
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.starts_with("error: ") && message.contains(answer), "{line}: {message}");
+        assert!(message.contains("--help"), "{message}");
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    // What is not meant so.
+    for line in ["run -w -- 10 echo ran", "run s -- echo ran", "run -t 5 -E 3 -- s echo ran"] {
+        assert_eq!(place.output(&format!("session-lock {line}")), "ran\n", "{line}");
+    }
+    assert_eq!(
+        place.output("session-lock run s echo -n -c 10; session-lock run s -- sh -c 'echo ran'"),
+        "-c 10ran\n"
+    );
+}

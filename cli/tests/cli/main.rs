@@ -4,6 +4,7 @@
 mod support;
 
 mod circle;
+mod completions;
 mod flock;
 mod guardian;
 mod many;

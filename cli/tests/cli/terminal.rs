@@ -7,25 +7,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::{PROGRAM, Place, is_waited_for, support, until};
 
 /// A terminal of 80 columns with a shell in it.
-struct Terminal {
+pub struct Terminal {
     socket: String,
 }
 
 impl Terminal {
     /// `None` where there is no tmux.
     fn open(place: &Place) -> Option<Terminal> {
+        Terminal::open_with(place, "bash", "env PS1='> ' bash --norc --noprofile")
+    }
+
+    /// `command` starts the shell, whose prompt must be `> `.
+    pub fn open_with(place: &Place, shell: &str, command: &str) -> Option<Terminal> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if !support::have("tmux") || !support::have("bash") {
+        if !support::have("tmux") || !support::have(shell) {
             return None;
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let socket = format!("session-lock-test-{}-{number}", std::process::id());
         let terminal = Terminal { socket };
-        let mut command = place.command("tmux");
-        command.env_remove("TMUX").args(["-L", &terminal.socket]);
-        command.args(["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24"]);
-        command.arg("exec env PS1='> ' bash --norc --noprofile");
-        assert!(command.status().unwrap().success());
+        let mut tmux = place.command("tmux");
+        tmux.env_remove("TMUX").args(["-L", &terminal.socket]);
+        tmux.args(["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24"]);
+        tmux.arg(format!("exec {command}"));
+        assert!(tmux.status().unwrap().success());
         terminal.until(">");
         Some(terminal)
     }
@@ -36,21 +41,25 @@ impl Terminal {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn line(&self, line: &str) {
-        self.tmux(&["send-keys", "-l", line]);
+    pub fn line(&self, line: &str) {
+        self.text(line);
         self.key("Enter");
     }
 
-    fn key(&self, key: &str) {
+    pub fn text(&self, text: &str) {
+        self.tmux(&["send-keys", "-l", "--", text]);
+    }
+
+    pub fn key(&self, key: &str) {
         self.tmux(&["send-keys", key]);
     }
 
-    fn screen(&self) -> String {
+    pub fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }
 
     #[track_caller]
-    fn until(&self, text: &str) {
+    pub fn until(&self, text: &str) {
         let began = std::time::Instant::now();
         while !self.screen().contains(text) {
             assert!(began.elapsed() < crate::LIMIT, "no {text:?} in:\n{}", self.screen());
