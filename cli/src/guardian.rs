@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -87,7 +88,7 @@ impl Watched {
     /// A zombie has ended.
     pub fn has_ended(&self) -> bool {
         match &self.descriptor {
-            Descriptor::Pidfd(pidfd) => sys::wait_for(Some(pidfd.as_fd()), &[], Duration::ZERO),
+            Descriptor::Pidfd(pidfd) => is_readable_within(pidfd, Duration::ZERO),
             Descriptor::Directory(_, then) => match procfs::stat(ProcId::Pid(self.pid)) {
                 Ok(now) => now.zombie || now.start != then.start,
                 Err(_) => true,
@@ -98,7 +99,7 @@ impl Watched {
     /// Whether it has ended within the time.
     fn ends_within(&self, time: Duration) -> bool {
         match &self.descriptor {
-            Descriptor::Pidfd(pidfd) => sys::wait_for(Some(pidfd.as_fd()), &[], time),
+            Descriptor::Pidfd(pidfd) => is_readable_within(pidfd, time),
             Descriptor::Directory(..) => {
                 let began = Instant::now();
                 while !self.has_ended() {
@@ -113,9 +114,16 @@ impl Watched {
     }
 
     fn signal(&self, signal: c_int) -> io::Result<()> {
-        match &self.descriptor {
+        let sent = match &self.descriptor {
             Descriptor::Pidfd(pidfd) => sys::pidfd_send_signal(pidfd.as_fd(), signal),
-            Descriptor::Directory(..) => sys::kill(self.pid, signal),
+            Descriptor::Directory(..) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        match sent {
+            // Denied by a filter; or by the kernel, which will say so again.
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) && !self.has_ended() => {
+                sys::kill(self.pid, signal)
+            }
+            sent => sent,
         }
     }
 
@@ -125,6 +133,10 @@ impl Watched {
             Descriptor::Directory(..) => None,
         }
     }
+}
+
+fn is_readable_within(fd: &OwnedFd, time: Duration) -> bool {
+    matches!(sys::wait_for_any([fd.as_fd()], Some(time)), Ok([true]))
 }
 
 impl AsFd for Watched {
@@ -161,10 +173,7 @@ pub unsafe fn start(lock: OwnedFd, at_end: AtEnd) -> Result<(OwnedFd, u32), Stri
     // the care of the library's fork handlers.
     match unsafe { sys::clone_without_exit_signal() } {
         Ok(Some(pid)) => Ok((lock, pid)),
-        Ok(None) => {
-            sys::signal_at_parents_end(PARENT_ENDED);
-            serve(lock, &watched, at_end)
-        }
+        Ok(None) => serve(lock, &watched, at_end),
         // SAFETY: the caller's promise.
         Err(_) => unsafe { start_as_grandchild(lock, &watched, at_end) }
             .map_err(|error| failed("clone", error)),
@@ -255,7 +264,14 @@ pub fn serve(lock: OwnedFd, watched: &Watched, at_end: AtEnd) -> ! {
     // SAFETY: as above.
     unsafe { sys::handle_signal(PARENT_ENDED, on_parents_end) };
     let signals = [release_signal(), PARENT_ENDED];
-    let interval = if watched.pidfd().is_some() { TOUCH_INTERVAL } else { LOOK_INTERVAL };
+    let mut interval = TOUCH_INTERVAL;
+    if watched.pidfd().is_none() {
+        sys::signal_at_parents_end(PARENT_ENDED);
+        // Asked afterwards: if it is still the parent, there will be a signal.
+        if parent_id() != watched.pid {
+            interval = LOOK_INTERVAL;
+        }
+    }
     let mut touched = Instant::now();
     loop {
         let ended = sys::wait_for(watched.pidfd(), &signals, interval);

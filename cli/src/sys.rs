@@ -72,15 +72,24 @@ pub unsafe fn clone_without_exit_signal() -> io::Result<Option<u32>> {
     // matter): no exit signal, and a copy of this stack.
     // SAFETY: with nothing shared the child is a whole copy of this only thread, as after fork(2).
     let cloned = check_long(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) });
-    let child = cloned.or_else(|error| {
-        let arguments = [0_u64; 8];
-        let size = mem::size_of_val(&arguments);
-        // SAFETY: the struct `clone_args` is eight numbers, all of them 0 here: as above.
-        let child = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size) };
-        // The error that tells more is the first one.
-        check_long(child).map_err(|_| error)
-    })?;
+    // The error that tells more is the first one.
+    // SAFETY: as above.
+    let child = cloned.or_else(|error| unsafe { clone3(0) }.map_err(|_| error))?;
     Ok(u32::try_from(child).ok().filter(|&pid| pid > 0))
+}
+
+/// `clone3(2)` with nothing but an exit signal.
+///
+/// # Safety
+///
+/// This process has no other thread.
+unsafe fn clone3(exit_signal: c_int) -> io::Result<c_int> {
+    // The struct `clone_args` begins with eight numbers; the fifth is the signal.
+    let mut arguments = [0_u64; 8];
+    arguments[4] = exit_signal as u64;
+    let size = mem::size_of_val(&arguments);
+    // SAFETY: the pointer and the size are the array's; the caller's promise for what is copied.
+    check_long(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size) })
 }
 
 /// `fork(2)`; the child's PID, `None` in the child.
@@ -90,7 +99,10 @@ pub unsafe fn clone_without_exit_signal() -> io::Result<Option<u32>> {
 /// This process has no other thread.
 pub unsafe fn fork() -> io::Result<Option<u32>> {
     // SAFETY: the caller's promise: no lock of another thread's is left taken in the child.
-    let child = check(unsafe { libc::fork() })?;
+    let child = check(unsafe { libc::fork() }).or_else(|error| {
+        // SAFETY: as above. That no fork handler runs is no loss: there is nothing for them to do.
+        unsafe { clone3(libc::SIGCHLD) }.map_err(|_| error)
+    })?;
     Ok(u32::try_from(child).ok().filter(|&pid| pid > 0))
 }
 
@@ -249,12 +261,23 @@ pub fn wait_for(fd: Option<BorrowedFd<'_>>, signals: &[c_int], timeout: Duration
     // A negative number is skipped by the kernel.
     let fd = fd.map_or(-1, |fd| fd.as_raw_fd());
     let mut polled = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let timeout = libc::timespec {
+    let time = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: one pollfd, a time and a set that were filled above.
-    unsafe { libc::ppoll(&raw mut polled, 1, &raw const timeout, mask.as_ptr()) };
+    let result = check(unsafe { libc::ppoll(&raw mut polled, 1, &raw const time, mask.as_ptr()) });
+    if result.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
+        // Denied by a filter: the signals are looked for a little later.
+        let milliseconds = timeout.as_millis().min(50) as c_int;
+        // SAFETY: one pollfd, filled above.
+        unsafe { libc::poll(&raw mut polled, 1, milliseconds) };
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: the set was filled above, and `before` is one.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: the call above has filled it.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    }
     polled.revents != 0
 }
 

@@ -5,6 +5,7 @@ mod support;
 
 mod circle;
 mod completions;
+mod filter;
 mod flock;
 mod guardian;
 mod many;
