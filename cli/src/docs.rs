@@ -40,5 +40,29 @@ fn render(text: &mut Vec<u8>) -> io::Result<()> {
         writeln!(text, ".SH {}", command.get_bin_name().unwrap_or_default().to_uppercase())?;
         text.extend(String::from_utf8_lossy(&part).replace(".SH ", ".SS ").bytes());
     }
+    recipes(text)
+}
+
+/// `docs/recipes.md` as a section: its headings, blocks, lists of words and paragraphs are all there is in it.
+fn recipes(text: &mut Vec<u8>) -> io::Result<()> {
+    let recipes = include_str!("../recipes.md");
+    writeln!(text, ".SH RECIPES")?;
+    let mut in_block = false;
+    for line in recipes.lines().skip(1) {
+        let escaped = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+        if line.starts_with("```") {
+            in_block = !in_block;
+            writeln!(text, "{}", if in_block { ".PP\n.RS 4\n.nf" } else { ".fi\n.RE" })?;
+        } else if in_block {
+            // A line that begins with a dot or a quote would be a request.
+            writeln!(text, "\\&{escaped}")?;
+        } else if let Some(heading) = escaped.strip_prefix("## ") {
+            writeln!(text, ".SS {heading}")?;
+        } else if line.is_empty() {
+            writeln!(text, ".PP")?;
+        } else {
+            writeln!(text, "{}", escaped.replace('`', ""))?;
+        }
+    }
     Ok(())
 }

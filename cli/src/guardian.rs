@@ -272,7 +272,7 @@ pub fn serve(lock: OwnedFd, watched: &Watched, at_end: AtEnd) -> ! {
             interval = LOOK_INTERVAL;
         }
     }
-    let mut touched = Instant::now();
+    let mut untouched = Duration::ZERO;
     loop {
         let ended = sys::wait_for(watched.pidfd(), &signals, interval);
         if ended || watched.has_ended() {
@@ -281,8 +281,9 @@ pub fn serve(lock: OwnedFd, watched: &Watched, at_end: AtEnd) -> ! {
         if RELEASE_ASKED.load(Ordering::Relaxed) {
             leave(lock, AtEnd::Release);
         }
-        if touched.elapsed() >= TOUCH_INTERVAL {
-            touched = Instant::now();
+        untouched += interval;
+        if untouched >= TOUCH_INTERVAL {
+            untouched = Duration::ZERO;
             let _ = futimens(&lock, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW);
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::{Holding, PROGRAM, Place, is_alive, is_waited_for, signal, support, until};
+use crate::{Holding, PROGRAM, Place, is_alive, signal, support, until};
 
 /// The guardian of a command that runs: a child of its.
 fn guardian_of(pid: u32) -> u32 {
@@ -79,9 +79,16 @@ fn a_guardian_that_is_late_is_waited_for() {
     let guardian = guardian_of(holding.pid());
     signal(guardian, libc::SIGSTOP);
     holding.finish();
-    let mut next = place.script("session-lock run s -- echo ran");
+    let mut next = place.command(PROGRAM);
+    next.args(["run", "s", "--", "echo", "ran"]);
     let next = next.stdout(Stdio::piped()).spawn().unwrap();
-    until("the next one waits", || is_waited_for(&place.lock_file("s")));
+    // It has seen that the lock is not free: what it has open is not locked.
+    until("the next one waits", || {
+        let open = fs::read_dir(format!("/proc/{}/fd", next.id())).into_iter().flatten().flatten();
+        let is_it =
+            |entry: fs::DirEntry| fs::read_link(entry.path()).ok() == Some(place.lock_file("s"));
+        open.map(is_it).any(|is_it| is_it)
+    });
     signal(guardian, libc::SIGCONT);
     assert_eq!(next.wait_with_output().unwrap().stdout, b"ran\n");
 }
@@ -175,4 +182,39 @@ fn a_lock_whose_file_is_replaced_is_not_released_by_an_old_guardian() {
     assert_eq!(place.output("session-lock holder s"), format!("{}\n", new.pid()));
     assert_eq!(fs::metadata(place.lock_file("s")).unwrap().ino(), inode);
     new.finish();
+}
+
+#[test]
+fn a_command_that_closes_all_descriptors_keeps_the_lock_with_inherit() {
+    let place = Place::new();
+    let mut command = place.command(PROGRAM);
+    let script = "for fd in 3 4 5 6 7 8 9; do eval \"exec $fd>&-\"; done; echo held; read line";
+    command.args(["run", "-i", "s", "--", "bash", "-c", script]);
+    if !support::have("bash") {
+        return;
+    }
+    let mut holding = Holding::start(command);
+    holding.hear("held");
+    let open = fs::read_dir(format!("/proc/{}/fd", holding.pid())).unwrap();
+    let has_lock =
+        |entry: fs::DirEntry| fs::read_link(entry.path()).unwrap() == place.lock_file("s");
+    assert!(!open.flatten().any(has_lock), "the command has the descriptor");
+    assert!(!support::is_free(&place.lock_file("s")));
+    assert_eq!(place.output("session-lock holder s"), format!("{}\n", holding.pid()));
+    holding.finish();
+    assert_eq!(place.output("session-lock run s -- echo free"), "free\n");
+}
+
+#[test]
+fn the_guardian_touches_its_file_once_in_twelve_hours() {
+    if !support::have("strace") {
+        return;
+    }
+    let place = Place::new();
+    // The guardian's first wait ends at once, as if its time had passed. (COMMAND waits for that.)
+    let script = "strace -f -o trace -e trace=ppoll,utimensat -e inject=ppoll:retval=0:when=1 \\
+        session-lock run s -- sh -c 'until grep -q utimensat trace; do :; done'; cat trace";
+    let trace = place.output(script);
+    assert!(trace.contains("{tv_sec=43200, tv_nsec=0}"), "{trace}");
+    assert!(trace.contains("utimensat(") && trace.contains("[UTIME_NOW, UTIME_NOW]"), "{trace}");
 }

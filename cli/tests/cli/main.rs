@@ -9,6 +9,7 @@ mod filter;
 mod flock;
 mod guardian;
 mod many;
+mod recipes;
 mod run;
 mod script;
 mod show;

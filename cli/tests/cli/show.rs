@@ -156,3 +156,59 @@ fn path_is_for_other_tools() {
         assert_eq!(place.output(script), "1\n75\n");
     }
 }
+
+#[test]
+fn list_counts_those_that_wait() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    place.output("session-lock run t -- true");
+    let waiters: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = place.command(crate::PROGRAM);
+            command.args(["run", "-q", "-w", "s", "--", "sh", "-c", "echo held; read line"]);
+            crate::Holding::start(command)
+        })
+        .collect();
+    let ino = support::inode(&place.lock_file("s"));
+    let waiting =
+        || support::flocks().iter().filter(|lock| lock.ino == ino && lock.blocked).count();
+    crate::until("all wait", || waiting() == 3);
+    let list = place.output("session-lock list");
+    let words =
+        |line: usize| -> Vec<&str> { list.lines().nth(line).unwrap().split_whitespace().collect() };
+    assert_eq!(words(0), ["SESSION", "STATE", "PID", "AGE", "WAITERS", "COMMAND"]);
+    let pid = holding.pid().to_string();
+    assert_eq!((words(1)[..3].to_vec(), words(1)[4]), (vec!["s", "held", &pid], "3"), "{list}");
+    assert_eq!(words(2), ["t", "free", "-", "-", "-", "-"], "{list}");
+    assert!(place.output("session-lock holder --json s").contains(r#""waiters": 3"#));
+    assert!(place.output("session-lock list --json").contains(r#""waiters": 3"#));
+    drop(waiters);
+    holding.finish();
+}
+
+#[test]
+fn nothing_in_json_can_move_a_cursor() {
+    if !support::have("python3") {
+        return;
+    }
+    let place = Place::new();
+    // ESC, C1 (one of them is a CSI to some terminals), DEL, bidirectional overrides, tags.
+    let session = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}z";
+    let mut command = place.command(crate::PROGRAM);
+    let held = ["-c", "echo held; read line", session];
+    command.args(["run", session, "--", "sh"]).args(held);
+    let mut holding = crate::Holding::start(command);
+    holding.hear("held");
+    let mut list = place.command(crate::PROGRAM);
+    let output = list.args(["list", "--json"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let moves = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{e0041}".contains(c));
+    assert!(!text.contains(moves), "{text:?}");
+    // And it is JSON, with the same text.
+    fs::write(place.path().join("list.json"), &text).unwrap();
+    let script =
+        "python3 -c 'import json; print(ascii(json.load(open(\"list.json\"))[0][\"session\"]))'";
+    let expected = r"'a\x1b[2J\x9b2J\x7f\u202e\U000e0041z'";
+    assert_eq!(place.output(script).trim_end(), expected);
+    holding.finish();
+}

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::{Holding, PROGRAM, Place, is_waited_for, until};
+use crate::{Holding, PROGRAM, Place, is_waited_for, support, until};
 
 #[test]
 fn it_runs_when_the_lock_comes() {
@@ -115,4 +115,102 @@ fn a_signal_ends_the_wait_and_leaves_nothing() {
     holding.finish();
     place.until_free("s");
     assert!(!place.path().join("ran").exists());
+}
+
+/// A pipe that nobody reads, and that is full.
+fn full_pipe() -> (File, File) {
+    let (read, write) = pipe();
+    let text = [b'x'; 4096];
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open, and this is its only user.
+    unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    while std::io::Write::write(&mut &write, &text).is_ok() {}
+    // SAFETY: as above.
+    unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETFL, 0) };
+    (read, write)
+}
+
+#[test]
+fn a_standard_error_that_nobody_drains_does_not_delay_the_command() {
+    let place = Place::new();
+    for verb in ["run -w s --", "acquire -w s && session-lock run t --"] {
+        // Long enough for a message that blocks.
+        let holding = place.hold(&["s"]);
+        let (read, write) = full_pipe();
+        let mut command = place.command("sh");
+        command.args(["-c", &format!("session-lock {verb} echo ran")]);
+        command.stderr(write);
+        let waiter = command.stdout(Stdio::piped()).spawn().unwrap();
+        until("it waits", || is_waited_for(&place.lock_file("s")));
+        // Its thread has come to its first message when it has looked for a holder: a tenth of a second.
+        std::thread::sleep(Duration::from_millis(300));
+        holding.finish();
+        assert_eq!(waiter.wait_with_output().unwrap().stdout, b"ran\n", "{verb}");
+        drop(read);
+    }
+    // A socket cannot be opened once more.
+    let holding = place.hold(&["s"]);
+    let (read, write) = std::os::unix::net::UnixStream::pair().unwrap();
+    write.set_nonblocking(true).unwrap();
+    while std::io::Write::write(&mut &write, &[b'x'; 4096]).is_ok() {}
+    write.set_nonblocking(false).unwrap();
+    let mut command = place.command(PROGRAM);
+    command.args(["run", "-w", "s", "--", "echo", "ran"]);
+    command.stderr(std::os::fd::OwnedFd::from(write));
+    let waiter = command.stdout(Stdio::piped()).spawn().unwrap();
+    until("it waits", || is_waited_for(&place.lock_file("s")));
+    std::thread::sleep(Duration::from_millis(300));
+    holding.finish();
+    assert_eq!(waiter.wait_with_output().unwrap().stdout, b"ran\n");
+    drop(read);
+}
+
+#[test]
+fn as_the_first_process_it_dies_of_a_signal_as_others_do() {
+    if !support::is_root() || !support::have("unshare") {
+        return;
+    }
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    let start = |script: &str| {
+        let mut command = place.command("unshare");
+        command.args(["--kill-child", "--pid", "--fork", "--mount-proc", "sh", "-c", script]);
+        let waiter = command.stderr(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        until("it waits", || is_waited_for(&place.lock_file("s")));
+        let pid = waiter.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        (waiter, children.trim().parse::<u32>().unwrap())
+    };
+    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        for option in ["-w", "-qw", "-t 600"] {
+            let (mut waiter, first) =
+                start(&format!("exec session-lock run {option} s -- touch ran"));
+            crate::signal(first, number);
+            assert_eq!(waiter.wait().unwrap().code(), Some(128 + number), "{option}");
+            until("nobody waits", || !is_waited_for(&place.lock_file("s")));
+        }
+    }
+    assert!(!place.path().join("ran").exists());
+    // What it was told to ignore, it ignores.
+    let (waiter, first) = start("trap '' TERM; exec session-lock run -w s -- echo ran");
+    crate::signal(first, libc::SIGTERM);
+    holding.finish();
+    assert_eq!(waiter.wait_with_output().unwrap().stdout, b"ran\n");
+}
+
+#[test]
+fn a_holder_that_is_stopped_is_called_suspended() {
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    crate::signal(holding.pid(), libc::SIGSTOP);
+    until("it is stopped", || {
+        std::fs::read_to_string(format!("/proc/{}/stat", holding.pid())).unwrap().contains(") T ")
+    });
+    let output = place.run("session-lock run s -- true; session-lock list");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.ends_with("; exit 7), suspended; -w waits for it\n"), "{message}");
+    let list = String::from_utf8(output.stdout).unwrap();
+    assert!(list.ends_with("; exit 7 (suspended)\n"), "{list}");
+    crate::signal(holding.pid(), libc::SIGCONT);
+    holding.finish();
 }
