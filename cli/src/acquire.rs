@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 use std::time::Duration;
@@ -60,7 +60,7 @@ fn try_acquire(args: &AcquireArgs) -> Result<(), u8> {
     match child {
         Ok(None) => {
             drop((answers, patience));
-            let line = Line { answers: answer.into(), waiting };
+            let line = Line { answers: answer.into(), waiting: waiting.into() };
             take(&attempt, options, &watched, line)
         }
         Ok(Some(guardian)) => {
@@ -98,6 +98,7 @@ fn wait_for(
             }
             Ok(MUST_WAIT) => {
                 attempt.go_on_waiting()?;
+                let _ = patience.write_all(b"\n");
                 progress::watch(*attempt, guardian, watched, answers.as_fd());
             }
             Ok(TIMED_OUT) => return Err(attempt.time_is_over()),
@@ -119,7 +120,7 @@ fn wait_for(
 struct Line {
     answers: File,
     /// Hung up when the process in the foreground has ended.
-    waiting: OwnedFd,
+    waiting: File,
 }
 
 /// In the guardian, in which all signals are blocked.
@@ -128,7 +129,10 @@ fn take(attempt: &Attempt<'_>, options: LockOptions<'_>, watched: &Watched, mut 
     let mut say = |text: &[u8]| line.answers.write_all(text).is_ok();
     let mut result = options.acquire(attempt.session);
     if matches!(result, Err(Error::Held { .. })) {
-        say(&[MUST_WAIT]);
+        // It waits when it is told to: until then, whoever asks for the holder finds another one.
+        if !(say(&[MUST_WAIT]) && line.waiting.read_exact(&mut [0]).is_ok()) {
+            sys::exit_now(0);
+        }
         let options = options.cancel(line.waiting.as_fd());
         result = loop {
             match attempt.wait(&options).acquire(attempt.session) {
@@ -150,7 +154,7 @@ fn take(attempt: &Attempt<'_>, options: LockOptions<'_>, watched: &Watched, mut 
     };
     let _ = session_lock::set_guardian(lock.as_fd(), process::id());
     // With an answer that is heard, and acknowledged, the lock is held.
-    let is_wanted = say(&[HELD]) && File::from(line.waiting).read_exact(&mut [0]).is_ok();
+    let is_wanted = say(&[HELD]) && line.waiting.read_exact(&mut [0]).is_ok();
     if !is_wanted {
         let _ = session_lock::release_fd(lock);
         sys::exit_now(0);

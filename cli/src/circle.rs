@@ -97,8 +97,7 @@ impl Waits {
             return Stuck::No;
         }
         path.push(pid);
-        let name = name(pid);
-        let is_ours = name == "session-lock" || name == guardian::NAME.to_str().unwrap_or_default();
+        let is_ours = is_ours(&name(pid));
         let stuck = match self.waiting.get(&pid) {
             // In another program a thread of its own may wait, and the others go on. One helps a
             // library's wait.
@@ -146,12 +145,22 @@ impl Waits {
 }
 
 impl Circle {
-    /// Whether the waiter that was asked about is the youngest one of those that look for circles.
+    /// Whether the waiter that was asked about is the youngest one of those that look for circles. Not if
+    /// one of them has given up meanwhile.
     pub fn is_youngest(&self, waiter: u32) -> bool {
-        let age = |pid: u32| Some((procfs::stat(ProcId::Pid(pid)).ok()?.start, pid));
-        let looks = |pid: u32| ["session-lock", "session-lock-g"].contains(&name(pid).as_str());
-        let waiters = self.steps.iter().map(|step| step.waiter).filter(|&pid| looks(pid));
-        waiters.filter_map(age).max().is_none_or(|(_, youngest)| youngest == waiter)
+        let mut youngest = (0, 0);
+        for pid in self.steps.iter().map(|step| step.waiter) {
+            let name = name(pid);
+            // Asked last: what was read before is of a process that was there.
+            let Ok(stat) = procfs::stat(ProcId::Pid(pid)) else { return false };
+            if stat.zombie {
+                return false;
+            }
+            if is_ours(&name) {
+                youngest = youngest.max((stat.start, pid));
+            }
+        }
+        youngest.1 == waiter
     }
 
     /// "'b' is held by 4242 (deploy.sh), which waits for 'a', held by 4100 (make), which has started this
@@ -202,6 +211,11 @@ fn path_of(step: &Step) -> Option<PathBuf> {
 fn name(pid: u32) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
+}
+
+/// A waiter of this program's, or a guardian that waits.
+fn is_ours(name: &str) -> bool {
+    name == "session-lock" || name.as_bytes() == guardian::NAME.to_bytes()
 }
 
 fn children(pid: u32) -> Vec<u32> {

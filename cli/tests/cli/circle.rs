@@ -153,7 +153,8 @@ fn a_wait_that_can_end_is_not_refused() {
     let script = |own: &str, other: &str, then: &str| {
         let mut command = place.command("sh");
         let script = format!(
-            "exec session-lock run {own} -- sh -c 'session-lock run -w {other} -- echo ran {other} 2>log-{own} & echo held; {then}'"
+            "exec session-lock run {own} -- sh -c 'echo held; read line
+                session-lock run -w {other} -- echo ran {other} 2>log-{own} & {then}'"
         );
         command.args(["-c", &script]);
         start(command)
@@ -161,7 +162,8 @@ fn a_wait_that_can_end_is_not_refused() {
     // One reads its standard input, the other has another child, that sleeps.
     let mut first = script("a", "b", "read line");
     let mut second = script("b", "a", "sleep 2.5");
-    for session in ["a", "b"] {
+    for (holder, session) in [(&mut first, "b"), (&mut second, "a")] {
+        holder.say("go on");
         until("it waits", || is_waited_for(&place.lock_file(session)));
     }
     // When the second one ends, "b" is free; and then the first one is told to end.

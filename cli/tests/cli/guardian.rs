@@ -84,10 +84,11 @@ fn a_guardian_that_is_late_is_waited_for() {
     let next = next.stdout(Stdio::piped()).spawn().unwrap();
     // It has seen that the lock is not free: what it has open is not locked.
     until("the next one waits", || {
-        let open = fs::read_dir(format!("/proc/{}/fd", next.id())).into_iter().flatten().flatten();
+        let mut open =
+            fs::read_dir(format!("/proc/{}/fd", next.id())).into_iter().flatten().flatten();
         let is_it =
             |entry: fs::DirEntry| fs::read_link(entry.path()).ok() == Some(place.lock_file("s"));
-        open.map(is_it).any(|is_it| is_it)
+        open.any(is_it)
     });
     signal(guardian, libc::SIGCONT);
     assert_eq!(next.wait_with_output().unwrap().stdout, b"ran\n");
