@@ -116,6 +116,11 @@ pub(crate) fn clear(
     token: Option<u64>,
     guardian: Option<u32>,
 ) -> io::Result<()> {
+    put(fd, &cleared(token, guardian)?)
+}
+
+/// The text of a label that names nobody.
+pub(crate) fn cleared(token: Option<u64>, guardian: Option<u32>) -> io::Result<[u8; SIZE]> {
     let mut label = Encoder::new();
     label.line(format_args!("0"))?;
     if let Some(token) = token {
@@ -125,7 +130,7 @@ pub(crate) fn clear(
         }
         label.checksum()?;
     }
-    put(fd, &label.text)
+    Ok(label.text)
 }
 
 fn put(fd: BorrowedFd<'_>, text: &[u8; SIZE]) -> io::Result<()> {

@@ -322,14 +322,31 @@ pub fn release_fd(fd: OwnedFd) -> io::Result<()> {
     if !sys::flock_nonblocking(fd.as_fd())? {
         return Ok(());
     }
-    let (token, guardian) = match Label::read(fd.as_fd()) {
-        Label::Holder(holder) => (Some(holder.token).filter(|&token| token > 0), holder.guardian),
+    let (token, guardian) = to_keep(fd.as_fd());
+    // It cannot be written if it was opened read-only; then there is no label either.
+    let _ = label::clear(fd.as_fd(), token, guardian);
+    sys::flock_unlock(fd.as_fd())
+}
+
+/// Does what [`release_fd`] does and changes nothing, so that a process which was just forked needs no page for
+/// the first time when it is called.
+pub fn prepare_release_fd(fd: BorrowedFd<'_>) {
+    // The lock stays as it is: it is on this description.
+    let _ = sys::flock_nonblocking(fd);
+    let (token, guardian) = to_keep(fd);
+    let _ = std::hint::black_box(label::cleared(token, guardian));
+}
+
+/// What a cleared label says: the token, and that this process is the guardian, if it is.
+fn to_keep(fd: BorrowedFd<'_>) -> (Option<u64>, Option<u32>) {
+    match Label::read(fd) {
+        Label::Holder(holder) => (
+            Some(holder.token).filter(|&token| token > 0),
+            holder.guardian.filter(|&pid| pid == sys::getpid()),
+        ),
         Label::Cleared(token) => (token, None),
         Label::Unreadable => (None, None),
-    };
-    // It cannot be written if it was opened read-only; then there is no label either.
-    let _ = label::clear(fd.as_fd(), token, guardian.filter(|&pid| pid == sys::getpid()));
-    sys::flock_unlock(fd.as_fd())
+    }
 }
 
 /// Adds to the label of a lock that [`SessionLock::into_fd`] handed out which process is the guardian:

@@ -264,6 +264,11 @@ pub fn serve(lock: OwnedFd, watched: &Watched, at_end: AtEnd) -> ! {
     // SAFETY: as above.
     unsafe { sys::handle_signal(PARENT_ENDED, on_parents_end) };
     let signals = [release_signal(), PARENT_ENDED];
+    if at_end == AtEnd::Release {
+        // It is to be quick then, and has time now.
+        sys::populate_code();
+        session_lock::prepare_release_fd(lock.as_fd());
+    }
     let mut interval = TOUCH_INTERVAL;
     if watched.pidfd().is_none() {
         sys::signal_at_parents_end(PARENT_ENDED);

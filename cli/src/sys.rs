@@ -142,6 +142,21 @@ pub fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
+/// Maps the program's code into this process, as far as it is in memory: after a fork each page of it would
+/// otherwise be looked up when it is first used. Linux 5.14; without it nothing is lost but a moment.
+pub fn populate_code() {
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
+    let start = start & !0xFFF;
+    // SAFETY: reads pages of the program's own mapping, and changes nothing in them.
+    unsafe {
+        libc::madvise(ptr::without_provenance_mut(start), end - start, libc::MADV_POPULATE_READ)
+    };
+}
+
 /// Closes every descriptor but two, whoever owns it.
 ///
 /// # Safety
