@@ -421,8 +421,8 @@ pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *m
 ///   however many locks there are;
 /// - the kernel's table (/proc/locks) names who took the lock: held. The table is read in whole, about
 ///   20 microseconds with few locks, and 0.2 with each more;
-/// - the table names nobody, and is known to be complete: free. A table of more than half a page must be
-///   read twice with the same result;
+/// - the table names nobody, and is known to be complete: free. For that it must be read twice with the
+///   same result;
 /// - the table does not come to rest: the descriptors of all processes are searched, which takes some
 ///   milliseconds. Held if one has the lock; free if none has, and all could be looked at.
 ///

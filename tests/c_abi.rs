@@ -106,6 +106,7 @@ static MEMCHECK: Tool = Tool {
         "--leak-check=full",
         // See Report::add_valgrinds_view.
         "--errors-for-leak-kinds=none",
+        concat!("--suppressions=", env!("CARGO_MANIFEST_DIR"), "/c-tests/memcheck.supp"),
         "--track-fds=yes",
         "--trace-children=yes",
         "--error-exitcode=9",

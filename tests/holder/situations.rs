@@ -71,7 +71,7 @@ fn held_by_another_process_released_and_killed() {
 }
 
 #[test]
-fn a_lock_file_that_is_a_link_is_an_error_and_one_that_is_no_file_is_free() {
+fn a_lock_file_that_is_a_link_or_no_file_is_an_error() {
     let dir = scratch();
     let dir = dir.path();
     std::os::unix::fs::symlink("elsewhere", lock_file(dir)).unwrap();
@@ -79,7 +79,8 @@ fn a_lock_file_that_is_a_link_is_an_error_and_one_that_is_no_file_is_free() {
     assert_eq!(list(Some(dir)).unwrap(), []);
     fs::remove_file(lock_file(dir)).unwrap();
     fs::create_dir(lock_file(dir)).unwrap();
-    assert_eq!(ask(dir, "s"), "Free confirmed");
+    assert!(matches!(holder(Some(dir), "s"), Err(Error::Untrusted { .. })));
+    assert_eq!(list(Some(dir)).unwrap(), []);
 }
 
 #[test]
