@@ -40,7 +40,7 @@ static void *shower(void *unused) {
     CHECK(kill(getpid(), SIGUSR1) == 0);
     CHECK(kill(getpid(), SIGRTMIN + n % 20) == 0 || errno == EAGAIN);
   }
-  CHECK(waiting_thread() != 0);
+  AWAIT(waiting_thread() != 0);
   CHECK_IS(handled, 0);
   kill_and_reap(holder);
   return unused;

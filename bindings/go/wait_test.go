@@ -309,7 +309,8 @@ func TestWhatAWaitCosts(t *testing.T) {
 	for i := 0; i < 3; i++ {
 		all = append(all, waiting(t, ctx, dir))
 	}
-	if more := descriptors() - open; more > 3 {
+	// One of them is there once for all waits of the process.
+	if more := descriptors() - open; more > 4 {
 		t.Error(more, "descriptors where it can be canceled")
 	}
 	cancel()

@@ -55,7 +55,7 @@ pub enum Command {
 #[derive(Args)]
 pub struct Dir {
     /// The directory of the lock files [default: $SESSION_LOCK_DIR, or else
-    /// /tmp/session-lock-<uid>]
+    /// `/tmp/session-lock-UID`]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
