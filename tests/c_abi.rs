@@ -241,6 +241,12 @@ const EXCEPTIONS: &[Exception] = &[
     Exception {
         when: When::Long,
         claims: &[],
+        tools: &[&ADDRESS, &THREAD],
+        why: "the library is not instrumented: they see the programs, and what these call",
+    },
+    Exception {
+        when: When::Long,
+        claims: &[],
         tools: &[&HELGRIND],
         why: "memcheck runs the same, and the thread sanitizer looks for the same",
     },
