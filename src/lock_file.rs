@@ -229,7 +229,7 @@ impl LockFile {
         let stat = sys::fstat(descriptor.fd()).map_err(|error| self.failed("fstat", error))?;
         descriptor.set_file(stat.id);
         self.check_kind(&stat)?;
-        Ok((stat.links == 1).then_some(Opened { descriptor, stat, writable }))
+        Ok((stat.links > 0).then_some(Opened { descriptor, stat, writable }))
     }
 
     fn open_any(&self, dir: &Stat) -> Result<Option<(Descriptor, bool)>, Error> {
