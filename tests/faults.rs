@@ -83,7 +83,7 @@ fn all_calls_fail(scenario: Scenario) {
         _ if long => (usize::MAX, usize::MAX),
         // Where the short way to the holder fails, all processes are searched, a system call at a time.
         HolderHeld | HolderFree => (1, 2),
-        _ => (6, 12),
+        _ => (4, 12),
     };
     calls.retain(|call| call.nth < loops);
     let mut injected: BTreeMap<String, usize> = BTreeMap::new();

@@ -93,7 +93,7 @@ fn a_lock_with_many_waiters_is_never_called_free() {
     let pid = player.pid_of("acquire s");
     let crowd = Crowd::gather(dir, "churner");
     let mut most = 0;
-    ask(dir, 200, |holder| {
+    ask(dir, 100, |holder| {
         assert_eq!((holder.state, holder.pid), (State::Held, Some(pid)));
         assert!(holder.confirmed && !holder.orphaned, "{holder:?}");
         assert!(holder.waiters as usize <= WAITERS, "{holder:?}");
@@ -114,7 +114,7 @@ fn a_lock_without_a_label_and_with_many_waiters_is_never_called_free() {
     let mut player = Player::start(dir);
     let pid = player.pid_of("flock s");
     let crowd = Crowd::gather(dir, "churner");
-    ask(dir, 40, |holder| {
+    ask(dir, 20, |holder| {
         assert_eq!((holder.state, holder.pid), (State::Held, Some(pid)));
         assert!(holder.confirmed && !holder.orphaned);
     });
@@ -137,7 +137,7 @@ fn who_may_not_look_at_the_holder_is_not_told_that_it_is_free_for_certain() {
     player.tell("flock s");
     let mut stranger = Player::start(dir);
     stranger.tell("become 65534");
-    for (others, questions) in [("napper", 300), ("churner", 40)] {
+    for (others, questions) in [("napper", 100), ("churner", 20)] {
         let crowd = Crowd::gather(dir, others);
         for _ in 0..if long() { 100 * questions } else { questions } {
             let answer = stranger.tell("ask s");
