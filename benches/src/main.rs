@@ -212,13 +212,15 @@ fn trace(mut lock: impl Lock) {
     unsafe { libc::getppid() };
 }
 
-/// Puts the table between the two marks in the project's README.
+/// Puts the table between the two marks in `benches/README.md`.
 fn update_readme(table: &str) {
     const MARK: &str = "<!-- bench -->\n";
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(&file).unwrap();
     let parts: Vec<_> = text.split(MARK).collect();
-    let [before, _, after] = parts[..] else { panic!("README.md has not two lines {MARK}") };
+    let [before, _, after] = parts[..] else {
+        panic!("benches/README.md has not two lines {MARK}")
+    };
     fs::write(file, format!("{before}{MARK}\n{table}\n{MARK}{after}")).unwrap();
 }
 
