@@ -417,10 +417,10 @@ pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *m
 /// session does not count as held. SESSION_LOCK_FREE is only said when it is known. What decides, in
 /// this order:
 ///
-/// - the descriptor that the label names has the lock (/proc/PID/fdinfo): held. About 20 microseconds,
+/// - the descriptor that the label names has the lock (/proc/PID/fdinfo): held. That takes the same time
 ///   however many locks there are;
-/// - the kernel's table (/proc/locks) names who took the lock: held. The table is read in whole, about
-///   20 microseconds with few locks, and 0.2 with each more;
+/// - the kernel's table (/proc/locks) names who took the lock: held. The table is read in whole, which takes
+///   longer the more locks there are;
 /// - the table names nobody, and is known to be complete: free. For that it must be read twice with the
 ///   same result;
 /// - the table does not come to rest: the descriptors of all processes are searched, which takes some
