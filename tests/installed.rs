@@ -114,6 +114,20 @@ fn every_compiler_takes_the_header_and_the_library() {
 }
 
 #[test]
+fn the_example_of_the_manual_page_works() {
+    let Some(installed) = Installed::new(&[]) else { return };
+    let source = support::root().join("man/example.c");
+    let program = installed.compile("gcc", &source, &["-std=c11"]);
+    assert_eq!(run(&mut installed.command(&program)), "At most one process is here.\n");
+    let mut locked = installed.command("session-lock");
+    let output = locked.args(["run", "nightly-build"]).arg(program).output().unwrap();
+    // The wait would never end: it is the command of the holder.
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(message, "nightly-build: Resource deadlock avoided\n");
+}
+
+#[test]
 fn a_static_program_needs_no_library() {
     let Some(installed) = Installed::new(&[]) else { return };
     let source = support::root().join("tests/installed/program.c");
