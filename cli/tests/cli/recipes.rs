@@ -102,7 +102,11 @@ fn the_man_page_has_them() {
     let page = place.output("session-lock man");
     for script in blocks("sh").into_iter().chain(blocks("crontab")).chain(blocks("make")) {
         let first = script.lines().find(|line| line.contains("session-lock")).unwrap().trim();
-        let first = first.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+        let first = first
+            .replace('\\', "\\e")
+            .replace('-', "\\-")
+            .replace('\'', "\\(aq")
+            .replace('"', "\\(dq");
         assert!(page.contains(&first), "{first}");
     }
 }
