@@ -3,7 +3,7 @@
 
 #![allow(non_camel_case_types, reason = "these names are the header's")]
 
-use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::mem::offset_of;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::holder::{self, Holder, State};
 use crate::lock::{self, SessionLock};
-use crate::lock_file;
+use crate::lock_file::{self, to_c_string};
 use crate::sys::thread::NotCancellable;
 
 /// A lock that this process holds. 0 is never a lock, and a number is never used twice in a process:
@@ -509,8 +509,7 @@ pub unsafe extern "C" fn session_lock_list(
         // SAFETY: passed on from the caller.
         let dir = unsafe { bytes(dir) };
         for session in holder::list(dir.map(Path::new))? {
-            let name = session.name.into_vec();
-            let name = CString::new(name).expect("a session's name has no NUL byte");
+            let name = to_c_string(session.name.into_vec());
             sessions.push((name, session_lock_holder_info::new(&session.holder)));
         }
         Ok(())

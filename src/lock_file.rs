@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -93,8 +93,8 @@ pub(crate) fn as_path(path: &CStr) -> &Path {
 }
 
 /// A path that has been searched for NUL bytes, or came from the kernel.
-pub(crate) fn to_c_string(path: impl Into<Vec<u8>>) -> CString {
-    CString::new(path).expect("a path has no NUL byte")
+pub(crate) fn to_c_string(path: Vec<u8>) -> CString {
+    CString::new(path).unwrap_or_else(|_| panic!("a path has no NUL byte"))
 }
 
 /// Whether `path` names the file `id`.
@@ -119,7 +119,7 @@ impl Directory {
             let failed = |source| Error::Os { path: dir.to_path_buf(), call: "getcwd", source };
             dir = Cow::Owned(std::path::absolute(&dir).map_err(failed)?);
         }
-        Ok(Directory { path: to_c_string(dir.as_os_str().as_bytes()), default })
+        Ok(Directory { path: to_c_string(dir.into_owned().into_os_string().into_vec()), default })
     }
 
     fn failed(&self, call: &'static str, source: io::Error) -> Error {

@@ -226,7 +226,7 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
         sessions.push(Session { name, holder });
     }
     let held = |session: &Session| session.holder.state == State::Held;
-    sessions.sort_by(|a, b| held(b).cmp(&held(a)).then_with(|| a.name.cmp(&b.name)));
+    sessions.sort_unstable_by(|a, b| held(b).cmp(&held(a)).then_with(|| a.name.cmp(&b.name)));
     Ok(sessions)
 }
 
