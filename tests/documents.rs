@@ -74,7 +74,7 @@ fn items(header: &str) -> Vec<Item> {
 
 /// The text of the comment that the header begins with, from one line to another.
 fn introduction(header: &str) -> Vec<&str> {
-    let lines = header.lines().skip_while(|line| !line.starts_with(" * What it stands on"));
+    let lines = header.lines().skip_while(|line| !line.starts_with(" * How it works"));
     let lines = lines.take_while(|line| *line != " */");
     lines.map(|line| line[2..].strip_prefix(' ').unwrap_or("")).collect()
 }
