@@ -45,22 +45,22 @@ pub(crate) struct Opened {
 /// filesystem has no files without a name, its creator may not have given it its rights yet.
 const TRIES_OF_CLOSED: u32 = 200;
 
-/// The lock file of `session`: `<dir>/<name>.lock`. Creates nothing.
+/// Returns the path of the lock file of `session`: `<dir>/<name>.lock`. Creates nothing.
 ///
 /// `dir` `None` means `$SESSION_LOCK_DIR`, or else `/tmp/session-lock-<uid>` with the effective user ID
 /// as the parent of the caller's user namespace sees it. In the file's name every byte of the session
-/// outside `A-Z a-z 0-9 _ - .` stands as `%XX`, and so does a leading `.`.
+/// other than `A-Z a-z 0-9 _ - .` is written as `%XX`, and so is a leading `.`.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidArgument`] for an empty session or directory, or one with a NUL byte;
-/// [`Error::NameTooLong`] if the file's name would pass 255 bytes. With `dir` `None`
-/// [`Error::Untrusted`] where the user's other processes would find another directory:
+/// [`Error::NameTooLong`] if the file's name would be longer than 255 bytes. With `dir`
+/// `None`, [`Error::Untrusted`] if the user's other processes would use a different directory:
 ///
 /// * `$SESSION_LOCK_DIR` is set, and not an absolute path, or this program runs with raised privileges
 ///   (set-user-ID, set-group-ID, file capabilities);
-/// * it is not set, and `/tmp` is a service's own (systemd's `PrivateTmp=`), or the user has no number
-///   outside of the user namespace.
+/// * it is not set, and `/tmp` is private to a service (systemd's `PrivateTmp=`), or the user has no
+///   ID outside the user namespace.
 pub fn path(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<PathBuf, Error> {
     let file_name = file_name(session.as_ref().as_bytes())?;
     let (dir, _) = directory(dir)?;
