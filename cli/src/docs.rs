@@ -43,12 +43,14 @@ fn render(text: &mut Vec<u8>) -> io::Result<()> {
     recipes(text)
 }
 
-/// `docs/recipes.md` as a section: its headings, blocks, lists of words and paragraphs are all there is in it.
+/// The shell recipes of `docs/guide.md` as a section: headings, blocks and paragraphs are all there is in
+/// them.
 fn recipes(text: &mut Vec<u8>) -> io::Result<()> {
-    let recipes = include_str!("../recipes.md");
+    let guide = include_str!("../guide.md").lines();
+    let recipes = guide.skip_while(|line| *line != "## Shell recipes").skip(1);
     writeln!(text, ".SH RECIPES")?;
     let mut in_block = false;
-    for line in recipes.lines().skip(1) {
+    for line in recipes.take_while(|line| !line.starts_with("## ")) {
         let escaped = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
         if line.starts_with("```") {
             in_block = !in_block;
@@ -56,7 +58,7 @@ fn recipes(text: &mut Vec<u8>) -> io::Result<()> {
         } else if in_block {
             // A line that begins with a dot or a quote would be a request.
             writeln!(text, "\\&{escaped}")?;
-        } else if let Some(heading) = escaped.strip_prefix("## ") {
+        } else if let Some(heading) = escaped.strip_prefix("### ") {
             writeln!(text, ".SS {heading}")?;
         } else if line.is_empty() {
             writeln!(text, ".PP")?;
