@@ -22,7 +22,7 @@ import (
 // State says whether a session is locked.
 type State int
 
-// Free is only said when it is known.
+// Free is only returned when that is certain.
 const (
 	Free    State = C.SESSION_LOCK_FREE
 	Held    State = C.SESSION_LOCK_HELD
@@ -39,7 +39,8 @@ func (s State) String() string {
 	return "unknown"
 }
 
-// Info says who holds a session's lock. It can be out of date at once: never gate on it.
+// Info says who holds a session's lock. It may be out of date at once: never use it to decide
+// whether to go ahead.
 type Info struct {
 	State      State
 	PID        int       // 0: not visible from here
@@ -96,7 +97,7 @@ func newInfo(info *C.struct_session_lock_holder_info) Info {
 	return i
 }
 
-// Holder says who holds the session's lock. It never takes the lock, not even for a moment, and
+// Holder tells who holds the session's lock. It never takes the lock, not even for a moment, and
 // creates nothing. A session that nobody has ever locked is [Free].
 func Holder(dir, session string) (Info, error) {
 	const op = "holder"
@@ -112,7 +113,7 @@ func Holder(dir, session string) (Info, error) {
 	return newInfo(&info), nil
 }
 
-// Session is one that has a lock file, and who holds it.
+// Session is a session that has a lock file, and who holds it.
 type Session struct {
 	Name   string
 	Holder Info

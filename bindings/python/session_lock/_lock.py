@@ -124,10 +124,10 @@ class SessionLock:
         timeout: Optional[float] = 0,
         on_wait: Optional[Callable[[Holder], object]] = None,
     ) -> _Self:
-        """The lock that has this file, which other tools lock with ``flock``, too.
+        """The lock on this very file, which other tools lock with ``flock``, too.
 
-        The file's name must be one that a session's can have: ``NAME.lock``, of letters, digits,
-        ``_``, ``-``, ``.`` and ``%XX``. ValueError for any other.
+        The file must be named like a session's: ``NAME.lock``, with letters, digits, ``_``, ``-``,
+        ``.`` and ``%XX``. ValueError otherwise.
 
         >>> SessionLock.for_file("/var/lock/app/nightly.lock").session
         'nightly'
@@ -174,7 +174,7 @@ class SessionLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process holds the lock by this object, in whatever thread or task."""
+        """Whether this process holds the lock through this object, in any thread or task."""
         pid = _pid()
         return any(owner[0] == pid for owner in list(self._holds))
 
@@ -182,17 +182,17 @@ class SessionLock:
     def token(self) -> int:
         """A fencing token: larger than that of every earlier holder of the session.
 
-        Pass it to what the lock protects, which can then refuse somebody who has lost the lock
-        without knowing.
+        Pass it to the resource that the lock protects, which can then refuse a holder that lost
+        the lock without noticing.
         """
         token = ctypes.c_uint64()
         self._raise_for(_library.token(self._any_hold(), token))
         return token.value
 
     def check(self) -> None:
-        """Raise LockStale if the file was deleted or replaced: then others do not see this lock.
+        """Raise LockStale if the file was deleted or replaced, so that others do not see this lock.
 
-        To be called before a step that must not run twice; by any thread of the holder's process.
+        Call it before a step that must not run twice, from any thread of the holder's process.
         """
         self._raise_for(_library.check(self._any_hold()))
 
@@ -227,10 +227,10 @@ class SessionLock:
         return True
 
     async def acquire_async(self, timeout: Optional[float] = cast(Optional[float], _OWN)) -> bool:
-        """As ``acquire``, but only the calling task waits. To be released by ``release``.
+        """Like ``acquire``, but only the calling task waits. Release the lock with ``release``.
 
-        When the task is cancelled, the lock is not taken. There is one thread for all tasks of an
-        event loop that wait for the same lock.
+        If the task is cancelled, the lock is not taken. All tasks of an event loop that wait for the
+        same lock share one thread.
         """
         import asyncio
 
@@ -315,9 +315,9 @@ class SessionLock:
     # ------------------------------------------------------------------------------- releasing
 
     def release(self) -> None:
-        """Free the lock, once for each ``acquire``; LockNotOwned if the caller does not hold it.
+        """Release the lock, once for each ``acquire``; LockNotOwned if the caller does not hold it.
 
-        LockStale as in ``check``, but it is released all the same.
+        LockStale as for ``check``, but the lock is released all the same.
         """
         owner = _owner()
         hold = self._holds.get(owner)
