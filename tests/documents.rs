@@ -29,7 +29,31 @@ impl Item {
     /// Of a function: `session_lock_acquire`.
     fn function(&self) -> Option<&str> {
         let (before, _) = self.code.split_once('(')?;
-        before.split([' ', '*']).next_back()
+        let name = before.split([' ', '*']).next_back()?;
+        // Not a struct with a parenthesis in a comment, nor the type of a pointer.
+        (!self.code.contains('{') && !name.is_empty()).then_some(name)
+    }
+
+    /// Of a struct or an enum: its members, each with its comment.
+    fn members(&self) -> Vec<(String, String)> {
+        let (mut members, mut doc) = (Vec::new(), String::new());
+        for line in self.code.lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("* ") {
+                doc.push_str(text);
+                doc.push(' ');
+            } else if !doc.is_empty() && line != "*/" {
+                let name = line.trim_end_matches([',', ';']).split(" = ").next().unwrap();
+                let name = name.split(' ').next_back().unwrap().split('[').next().unwrap();
+                members.push((name.to_owned(), std::mem::take(&mut doc)));
+            }
+        }
+        members
+    }
+
+    /// The declaration without comments.
+    fn bare(&self) -> String {
+        let lines = self.code.lines().filter(|line| !line.trim_start().starts_with(['/', '*']));
+        lines.map(|line| format!("{}\n", line.replacen("  ", "    ", 1))).collect()
     }
 
     /// The part of the comment that `@tag` begins, or the one before all tags.
@@ -87,39 +111,81 @@ fn roff(text: &str) -> String {
     if text.starts_with('.') { format!("\\&{text}") } else { text }
 }
 
+/// One paragraph, in lines that are not too long for an editor.
+fn fill(page: &mut String, text: &str) {
+    let mut length = 0;
+    for word in text.split_whitespace() {
+        // A dot at the beginning of a line would be a request.
+        let word = roff(word);
+        if length > 0 && length + 1 + word.len() > 76 {
+            page.push('\n');
+            length = 0;
+        } else if length > 0 {
+            page.push(' ');
+            length += 1;
+        }
+        page.push_str(&word);
+        length += word.len();
+    }
+    page.push('\n');
+}
+
 /// Running text: paragraphs, `- ` lists, and lists of `-ENAME   meaning`.
 fn text(page: &mut String, lines: &[&str]) {
-    // The column of the entry that the line belongs to.
+    // What has not been written yet, and the column of the entry that it belongs to.
+    let mut paragraph = String::new();
     let mut entry = None;
+    let flush = |page: &mut String, paragraph: &mut String| {
+        if !paragraph.is_empty() {
+            fill(page, paragraph);
+        }
+        paragraph.clear();
+    };
+    let mut begins = false;
     for line in lines {
         let indent = line.len() - line.trim_start().len();
         let line = line.trim();
         let number = line.split_once("  ").filter(|(name, _)| name.starts_with("-E"));
+        let point = line.strip_prefix("- ");
+        let continues = number.is_none() && point.is_none() && !line.is_empty();
+        let leaves = continues && entry.is_some_and(|column| indent <= column);
+        if !continues || leaves {
+            flush(page, &mut paragraph);
+        }
         if let Some((name, meaning)) = number {
-            writeln!(page, ".TP\n.B \\{name}\n{}", roff(meaning.trim())).unwrap();
+            writeln!(page, ".TP\n.B \\{name}").unwrap();
+            paragraph.push_str(meaning);
             entry = Some(indent);
-        } else if let Some(point) = line.strip_prefix("- ") {
-            writeln!(page, ".IP \\(bu 2\n{}", roff(point)).unwrap();
+            begins = false;
+        } else if let Some(point) = point {
+            page.push_str(".IP \\(bu 2\n");
+            paragraph.push_str(point);
             entry = Some(indent);
-        } else if line.is_empty() {
-            page.push_str(".P\n");
+            begins = false;
+        } else if line.is_empty() || leaves {
+            // The macro waits until there is a paragraph to begin.
+            begins = true;
             entry = None;
-        } else {
-            if entry.is_some_and(|column| indent <= column) {
+        }
+        if continues {
+            if begins {
                 page.push_str(".P\n");
-                entry = None;
+                begins = false;
             }
-            writeln!(page, "{}", roff(line)).unwrap();
+            paragraph.push(' ');
+            paragraph.push_str(line);
         }
     }
+    flush(page, &mut paragraph);
 }
 
+/// An example, or a declaration.
 fn code(page: &mut String, code: &str) {
-    writeln!(page, ".EX").unwrap();
+    writeln!(page, ".P\n.in +4n\n.EX").unwrap();
     for line in code.lines() {
         writeln!(page, "{}", roff(line)).unwrap();
     }
-    writeln!(page, ".EE").unwrap();
+    writeln!(page, ".EE\n.in").unwrap();
 }
 
 fn function(page: &mut String, name: &str, item: &Item) {
@@ -129,19 +195,23 @@ fn function(page: &mut String, name: &str, item: &Item) {
         description.pop();
     }
     text(page, &description);
-    let mut parameter = false;
+    let mut parameters: Vec<(&str, String)> = Vec::new();
     for line in item.part("param") {
         let trimmed = line.trim_start();
         match trimmed.split_once(' ').filter(|_| !line.starts_with(' ')) {
             Some((name, text)) => {
-                writeln!(page, ".TP\n.I {name}\n{}", roff(text.trim())).unwrap();
-                parameter = true;
+                parameters.push((name, text.trim().to_owned()));
             }
-            None if parameter && !trimmed.is_empty() => {
-                writeln!(page, "{}", roff(trimmed)).unwrap();
+            None => {
+                if let Some((_, text)) = parameters.last_mut() {
+                    write!(text, " {trimmed}").unwrap();
+                }
             }
-            None => {}
         }
+    }
+    for (name, text) in parameters {
+        writeln!(page, ".TP\n.I {name}").unwrap();
+        fill(page, &text);
     }
     let returned = item.part("return");
     if !returned.is_empty() {
@@ -154,25 +224,29 @@ fn function(page: &mut String, name: &str, item: &Item) {
     {
         let lines = item.part(tag);
         if !lines.is_empty() {
-            writeln!(page, ".P\n.IR {} :", title.replace(' ', "\\ ")).unwrap();
+            writeln!(page, ".TP\n.IR {} :", title.replace(' ', "\\ ")).unwrap();
             text(page, &lines.iter().map(|line| line.trim()).collect::<Vec<_>>());
         }
     }
 }
+
+/// When the page was last changed in more than words.
+const DATE: &str = "2026-11-25";
 
 fn page(header: &str) -> String {
     let items = items(header);
     let functions: Vec<_> = items.iter().filter_map(|i| Some((i.function()?, i))).collect();
     let names: Vec<_> = functions.iter().map(|(name, _)| *name).collect();
     let mut page = String::from(
-        ".\\\" Generated from include/session_lock.h by `cargo test --test documents`: change it there.\n",
+        "'\\\" t\n\
+         .\\\" Generated from include/session_lock.h by `cargo test --test documents`: change it there.\n",
     );
-    writeln!(page, ".TH SESSION_LOCK 3 \"\" \"session\\-lock {}\"", env!("CARGO_PKG_VERSION"))
+    writeln!(page, ".TH SESSION_LOCK 3 {DATE} \"session\\-lock {}\"", env!("CARGO_PKG_VERSION"))
         .unwrap();
     writeln!(
         page,
         ".SH NAME\n{} \\- at most one process at a time works on a session",
-        names.join(", ")
+        names.join(",\n")
     )
     .unwrap();
     page.push_str(
@@ -192,24 +266,81 @@ fn page(header: &str) -> String {
          .IR <dir>/<session>.lock ,\nand nothing else.\n.P\n",
     );
     text(&mut page, &introduction(header));
-    page.push_str(".SH FUNCTIONS\n");
     for (name, item) in &functions {
         function(&mut page, name, item);
     }
-    page.push_str(".SH TYPES\n");
+    page.push_str(".SS Types\n");
     for item in &items {
-        if item.code.contains('{') {
-            code(&mut page, &item.code);
+        let members = item.members();
+        if !members.is_empty() {
+            fill(&mut page, &item.part("").join(" "));
+            code(&mut page, &item.bare());
+            for (name, text) in members {
+                writeln!(page, ".TP\n.I {name}").unwrap();
+                fill(&mut page, &text);
+            }
+            page.push_str(".P\n");
+        } else if item.code.contains("(*") {
+            let code = item.code.split(['*', ')']).nth(1).unwrap();
+            writeln!(page, ".I {code}\nis a function.").unwrap();
+            fill(&mut page, &item.part("").join(" "));
+            let returned = item.part("return").join(" ");
+            fill(&mut page, &format!("It returns {}", returned.trim()));
+            page.push_str(".P\n");
         }
     }
+    page.truncate(page.len() - ".P\n".len());
     page.push_str(
-        ".SH ENVIRONMENT\n.TP\n.B SESSION_LOCK_DIR\nThe directory of the lock files where\n.I dir\n\
-         is NULL: an absolute path. Refused (EPERM) in a program with raised privileges.\n\
+        ".SH RETURN VALUE\nEvery function but\n.BR session_lock_version ()\nreturns 0, or a negative\n\
+         error number, and does not set\n.IR errno .\n.SH ERRORS\n\
+         The description of each function says when it returns which.\n",
+    );
+    for (number, by, meaning) in RETURNED {
+        let by: Vec<_> = by.iter().map(|name| format!("session_lock_{name}()")).collect();
+        let by = if by.is_empty() { "all".to_owned() } else { by.join(", ") };
+        writeln!(page, ".TP\n.B \\-{number}").unwrap();
+        fill(&mut page, &format!("{meaning} ({by})"));
+    }
+    page.push_str(
+        ".TP\n.I others\nThe error of the system call that failed.\n\
+         .SH ENVIRONMENT\n.TP\n.B SESSION_LOCK_DIR\nThe directory of the lock files where\n.I dir\n\
+         is NULL: an absolute path.\nRefused (EPERM) in a program with raised privileges.\n\
          .SH FILES\n.TP\n.I /tmp/session\\-lock\\-<effective uid>/<session>.lock\n\
-         The lock file: never deleted.\n\
-         .SH SEE ALSO\n.BR session\\-lock (1),\n.BR flock (1),\n.BR flock (2),\n.BR proc_locks (5)\n",
+         The lock file: never deleted.\n",
+    );
+    attributes(&mut page, &functions);
+    page.push_str(&read("man/notes.roff"));
+    page.push_str(
+        ".SH EXAMPLES\nThe program waits for its turn, and says who has kept it waiting.\n",
+    );
+    code(&mut page, &read("man/example.c"));
+    page.push_str(&read("man/compile.roff"));
+    page.push_str(
+        ".SH SEE ALSO\n.BR session\\-lock (1),\n.BR flock (1),\n.BR flock (2),\n.BR proc_locks (5),\n\
+         .BR attributes (7)\n",
     );
     page
+}
+
+/// What may be called from where, in the form of attributes(7).
+fn attributes(page: &mut String, functions: &[(&str, &Item)]) {
+    page.push_str(
+        ".SH ATTRIBUTES\nFor an explanation of the terms used in this section, see\n\
+         .BR attributes (7).\n.TS\nallbox;\nlb lb lb\nl l l.\n\
+         Interface\tThread safety\tAsync\\-signal safety\n",
+    );
+    for (name, item) in functions {
+        let threads = item.part("threads").join(" ");
+        assert!(threads.trim().starts_with("From any thread"), "{name}: {threads}");
+        let from_handlers = if threads.contains("Not from a signal handler") {
+            "AS\\-Unsafe"
+        } else {
+            assert!(threads.contains("and from a signal handler"), "{name}: {threads}");
+            "AS\\-Safe"
+        };
+        writeln!(page, "{name}()\tMT\\-Safe\t{from_handlers}").unwrap();
+    }
+    page.push_str(".TE\n");
 }
 
 #[test]
@@ -227,11 +358,12 @@ fn the_manual_page_is_what_the_header_says() {
 
 #[test]
 fn the_manual_page_is_good_roff() {
-    if !support::have("man") {
+    if !support::have("man") || !support::have("mandoc") {
         return;
     }
+    let page = file("man/session_lock.3");
     let mut man = Command::new("man");
-    man.args(["--warnings", "--local-file"]).arg(file("man/session_lock.3"));
+    man.args(["--warnings", "--local-file"]).arg(&page);
     let output = man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -240,26 +372,45 @@ fn the_manual_page_is_good_roff() {
     {
         assert!(text.contains(word), "{word}");
     }
+    let lint = Command::new("mandoc").args(["-T", "lint"]).arg(page).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&lint.stdout), "");
 }
 
 // ---------------------------------------------------------------------------------- the numbers
 
 /// What is returned by which function: the contract.
-const RETURNED: [(&str, &[&str]); 14] = [
-    ("EWOULDBLOCK", &["acquire"]),
-    ("ETIMEDOUT", &["wait"]),
-    ("ECANCELED", &["wait"]),
-    ("EINTR", &["wait"]),
-    ("EDEADLK", &["wait"]),
-    ("EINVAL", &["acquire", "wait", "token", "holder", "list", "path"]),
-    ("ENAMETOOLONG", &["acquire", "wait", "holder", "path"]),
-    ("EBADF", &["check", "release", "token"]),
-    ("EPERM", &["acquire", "check", "holder", "list", "path", "release", "token", "wait"]),
-    ("ELOOP", &["acquire", "wait", "holder"]),
-    ("ESTALE", &["check", "release", "token"]),
-    ("ENODATA", &["token"]),
-    ("ERANGE", &["path"]),
-    ("ENOTRECOVERABLE", &[]),
+const RETURNED: [(&str, &[&str], &str); 14] = [
+    ("EWOULDBLOCK", &["acquire"], "Another holder has the lock."),
+    ("ETIMEDOUT", &["wait"], "The time ran out."),
+    ("ECANCELED", &["wait"], "cancel_fd became readable or was hung up."),
+    ("EINTR", &["wait"], "A signal handler ran."),
+    ("EDEADLK", &["wait"], "The wait could never end."),
+    (
+        "EINVAL",
+        &["acquire", "wait", "token", "holder", "list", "path"],
+        "An argument makes no sense.",
+    ),
+    (
+        "ENAMETOOLONG",
+        &["acquire", "wait", "holder", "path"],
+        "The name of the lock file would be too long.",
+    ),
+    ("EBADF", &["check", "release", "token"], "There is no such handle."),
+    (
+        "EPERM",
+        &["acquire", "check", "holder", "list", "path", "release", "token", "wait"],
+        "The directory or the file is not safe to trust; or the handle is that of the process that this one \
+         was forked from.",
+    ),
+    ("ELOOP", &["acquire", "wait", "holder"], "The lock file is a symbolic link."),
+    (
+        "ESTALE",
+        &["check", "release", "token"],
+        "The path no longer names the file that was locked, or the lock was lost: somebody else may hold it.",
+    ),
+    ("ENODATA", &["token"], "There is no token."),
+    ("ERANGE", &["path"], "The buffer is too small."),
+    ("ENOTRECOVERABLE", &[], "Something inside the library failed that should be impossible."),
 ];
 
 /// The names of error numbers in a text.
@@ -292,13 +443,13 @@ fn the_header_returns_what_the_contract_says() {
             found.get_mut(name).unwrap().extend(inherited);
         }
     }
-    for (number, functions) in RETURNED {
+    for (number, functions, _) in RETURNED {
         let by: BTreeSet<_> =
             found.iter().filter(|(_, set)| set.contains(number)).map(|(name, _)| *name).collect();
         assert_eq!(by, functions.iter().copied().collect(), "{number}");
         assert!(header.contains(&format!("-{number}")), "{number}");
     }
-    let known: BTreeSet<_> = RETURNED.iter().map(|(number, _)| (*number).to_owned()).collect();
+    let known: BTreeSet<_> = RETURNED.iter().map(|(number, ..)| (*number).to_owned()).collect();
     for (function, numbers) in found {
         assert!(numbers.is_subset(&known), "{function}: {numbers:?}");
     }
@@ -310,7 +461,7 @@ fn the_rust_error_names_the_same_numbers() {
     let documented: String = source.lines().filter(|line| line.contains("///")).collect();
     // Only the C functions have a buffer that can be too small, or a panic to hide.
     let rust = |number: &&str| !["ERANGE", "ENOTRECOVERABLE"].contains(number);
-    let expected = RETURNED.iter().map(|(number, _)| *number).filter(rust).map(str::to_owned);
+    let expected = RETURNED.iter().map(|(number, ..)| *number).filter(rust).map(str::to_owned);
     assert_eq!(numbers(&documented), expected.collect());
 }
 
@@ -320,8 +471,8 @@ fn a_table_in_the_readme_says_the_same() {
     for row in read("README.md").lines().filter(|line| line.starts_with("| `-E")) {
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
         let number = cells[0].trim_matches(['`', '-']);
-        let functions = RETURNED.iter().find(|(known, _)| *known == number);
-        let (_, functions) = functions.unwrap_or_else(|| panic!("no such number: {row}"));
+        let functions = RETURNED.iter().find(|(known, ..)| *known == number);
+        let (_, functions, _) = functions.unwrap_or_else(|| panic!("no such number: {row}"));
         let by: Vec<_> = cells[1].split(", ").collect();
         let all = by.iter().any(|by| by.starts_with("all"));
         assert!(all || by.iter().all(|by| functions.contains(by)), "{row}");

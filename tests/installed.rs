@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use support::installed::{Installed, make_debug, run};
 
@@ -36,8 +37,11 @@ fn expected(lib: &str) -> Vec<String> {
         "bin/session-lock",
         "include/session_lock.h",
         "lib/tmpfiles.d/session-lock.conf",
+        "share/bash-completion/completions/session-lock",
+        "share/fish/vendor_completions.d/session-lock.fish",
         "share/man/man1/session-lock.1",
         "share/man/man3/session_lock.3",
+        "share/zsh/site-functions/_session-lock",
     ]
     .map(str::to_owned)
     .into();
@@ -109,6 +113,20 @@ fn every_compiler_takes_the_header_and_the_library() {
 }
 
 #[test]
+fn the_example_of_the_manual_page_works() {
+    let Some(installed) = Installed::new(&[]) else { return };
+    let source = support::root().join("man/example.c");
+    let program = installed.compile("gcc", &source, &["-std=c11"]);
+    assert_eq!(run(&mut installed.command(&program)), "At most one process is here.\n");
+    let mut locked = installed.command("session-lock");
+    let output = locked.args(["run", "nightly-build"]).arg(program).output().unwrap();
+    // The wait would never end: it is the command of the holder.
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(message, "nightly-build: Resource deadlock avoided\n");
+}
+
+#[test]
 fn a_static_program_needs_no_library() {
     let Some(installed) = Installed::new(&[]) else { return };
     let source = support::root().join("tests/installed/program.c");
@@ -145,6 +163,39 @@ fn the_manual_pages_are_found_by_their_names() {
     }
 }
 
+/// The completions are where the shells look for them.
+#[test]
+fn the_shells_find_their_completions() {
+    let Some(installed) = Installed::new(&[]) else { return };
+    let share = installed.prefix.join("share");
+    let shell = |shell: &str, arguments: &[&str], script: &str| {
+        let mut command = installed.command(shell);
+        let home = installed.scratch.path();
+        command.env("HOME", home).env("XDG_CONFIG_HOME", home).env("XDG_DATA_DIRS", &share);
+        run(command.args(arguments).args(["-c", script]).current_dir(home))
+    };
+    let bash_completion = "/usr/share/bash-completion/bash_completion";
+    if fs::exists(bash_completion).unwrap() {
+        let script = format!(
+            ". {bash_completion}; _completion_loader session-lock; complete -p session-lock"
+        );
+        assert!(shell("bash", &["--norc"], &script).starts_with("complete -F _session_lock "));
+    } else {
+        support::skip("bash-completion is not installed");
+    }
+    if support::have("zsh") {
+        let script = format!(
+            "fpath=({}/zsh/site-functions $fpath); autoload -Uz compinit; compinit -u -d dump; \
+            echo $_comps[session-lock]",
+            share.display()
+        );
+        assert_eq!(shell("zsh", &["-f"], &script), "_session-lock\n");
+    }
+    if support::have("fish") {
+        assert!(shell("fish", &[], "complete -C 'session-lock ru'").starts_with("run\t"));
+    }
+}
+
 #[test]
 fn the_gnu_variables_are_obeyed_and_uninstalling_leaves_nothing() {
     let Some(installed) = Installed::new(&[]) else { return };
@@ -159,4 +210,60 @@ fn the_gnu_variables_are_obeyed_and_uninstalling_leaves_nothing() {
     assert!(pc.contains("prefix=/usr\n") && pc.contains("libdir=/usr/lib64\n"), "{pc}");
     make("uninstall");
     assert_eq!(files(&root), [""; 0]);
+}
+
+/// What `make install` prints is enough to compile and run a program; afterwards nothing is left, not even a
+/// directory.
+#[test]
+fn in_a_prefix_of_ones_own_two_lines_say_how_to_use_it() {
+    let Some(installed) = Installed::new(&[]) else { return };
+    let prefix = installed.scratch.path().join("own");
+    let told = run(&mut make_debug("install", &prefix));
+    let lines: Vec<_> = told.lines().filter(|line| line.contains("export ")).collect();
+    let [to_compile, to_run] = lines[..] else { panic!("{told}") };
+    let export = |line: &str| line.split("    ").next().unwrap().trim().to_owned();
+    let rpath = to_compile.split_whitespace().last().unwrap();
+    let source = support::root().join("tests/installed/program.c");
+    let script = format!(
+        "set -e; {0}
+        cc '{2}' $(pkg-config --cflags --libs session_lock) {rpath} -o with; ./with
+        cc '{2}' $(pkg-config --cflags --libs session_lock) -o without
+        if ./without 2>/dev/null; then exit 1; fi
+        {1}; ./without",
+        export(to_compile),
+        export(to_run),
+        source.display()
+    );
+    let mut sh = Command::new("sh");
+    sh.env_remove("LD_LIBRARY_PATH").env_remove("PKG_CONFIG_PATH");
+    let told = run(sh.args(["-c", &script]).current_dir(installed.scratch.path()));
+    assert_eq!(told, format!("{VERSION}\n{VERSION}\n"));
+    run(&mut make_debug("uninstall", &prefix));
+    assert_eq!(fs::read_dir(prefix).unwrap().count(), 0);
+}
+
+#[test]
+fn cmake_finds_it_by_pkg_config() {
+    let Some(installed) = Installed::new(&["cmake"]) else { return };
+    let project = installed.scratch.path().join("project");
+    fs::create_dir(&project).unwrap();
+    fs::copy(support::root().join("tests/installed/program.c"), project.join("program.c")).unwrap();
+    fs::write(
+        project.join("CMakeLists.txt"),
+        "cmake_minimum_required(VERSION 3.18)
+        project(program C)
+        find_package(PkgConfig REQUIRED)
+        pkg_check_modules(SESSION_LOCK REQUIRED IMPORTED_TARGET session_lock)
+        add_executable(program program.c)
+        target_link_libraries(program PkgConfig::SESSION_LOCK)",
+    )
+    .unwrap();
+    run(installed.command("cmake").args(["-S", ".", "-B", "build"]).current_dir(&project));
+    run(installed.command("cmake").args(["--build", "build"]).current_dir(&project));
+    let program = project.join("build/program");
+    // Its path is in the program.
+    assert_eq!(
+        run(installed.command(program).env_remove("LD_LIBRARY_PATH")),
+        format!("{VERSION}\n")
+    );
 }

@@ -67,15 +67,17 @@ fn c() {
 #[test]
 fn rust() {
     let Some(installed) = Installed::new(&[]) else { return };
-    assert!(!blocks("rust").is_empty());
-    let cargo = Path::new(env!("CARGO"));
-    let mut rustdoc = installed.command(cargo.with_file_name("rustdoc"));
-    rustdoc.args(["--edition=2024", "--test"]).arg(support::root().join("README.md"));
-    rustdoc.arg("-L").arg(format!("dependency={}", debug().join("deps").display()));
-    let library = debug().join("libsession_lock.rlib");
-    rustdoc.arg(format!("--extern=session_lock={}", library.display()));
-    let told = run(&mut rustdoc);
-    assert!(told.contains("test result: ok.") && !told.contains(" 0 passed"), "{told}");
+    for file in ["README.md", "packaging/crate.md"] {
+        assert!(!blocks_of(file, "rust").is_empty());
+        let cargo = Path::new(env!("CARGO"));
+        let mut rustdoc = installed.command(cargo.with_file_name("rustdoc"));
+        rustdoc.args(["--edition=2024", "--test"]).arg(support::root().join(file));
+        rustdoc.arg("-L").arg(format!("dependency={}", debug().join("deps").display()));
+        let library = debug().join("libsession_lock.rlib");
+        rustdoc.arg(format!("--extern=session_lock={}", library.display()));
+        let told = run(&mut rustdoc);
+        assert!(told.contains("test result: ok.") && !told.contains(" 0 passed"), "{told}");
+    }
 }
 
 #[test]

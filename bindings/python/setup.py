@@ -113,7 +113,7 @@ def copy_crate(to):
     options = ["--package=session-lock", "--allow-dirty", "--no-verify", "--quiet"]
     run(CARGO, "package", *options, f"--target-dir={TARGET}", cwd=CRATE)
     archive = TARGET / "package" / f"session-lock-{VERSION}.crate"
-    wanted = re.compile(r"[^/]+/(src/.*|build\.rs|Cargo\.(toml|lock)|README\.md|LICENSE.*)")
+    wanted = re.compile(r"[^/]+/(src/.*|build\.rs|Cargo\.(toml|lock)|LICENSE.*)")
     to.mkdir(parents=True)
     with tarfile.open(archive) as packed:
         for member in packed:

@@ -28,7 +28,6 @@ mod run;
 mod show;
 mod sys;
 
-use std::env;
 use std::ffi::OsString;
 
 use clap::Parser;
@@ -39,9 +38,8 @@ const FAILED: u8 = 125;
 /// Wrong usage.
 const USAGE: u8 = 2;
 
-/// The whole program; what it returns is the exit code. (`sys` has the C `main`.)
-fn session_lock() -> u8 {
-    let words: Vec<OsString> = env::args_os().collect();
+/// The whole program, with its name and arguments; what it returns is the exit code. (`sys` has the C `main`.)
+fn session_lock(words: Vec<OsString>) -> u8 {
     let checked = habits::check(words.get(1..).unwrap_or_default());
     match checked.and_then(|()| Cli::try_parse_from(words)) {
         Ok(Cli { command: Command::Run(args) }) => run::run(&args),

@@ -3,10 +3,11 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char, c_int, c_long};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_long};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::time::Duration;
 
@@ -28,9 +29,20 @@ fn check_long(result: c_long) -> io::Result<c_int> {
 /// The C `main`, instead of the standard library's: that one ignores SIGPIPE and opens closed
 /// standard descriptors before it can be asked not to, and COMMAND would inherit both.
 #[unsafe(no_mangle)]
-extern "C" fn main(_argc: c_int, _argv: *mut *mut c_char) -> c_int {
+extern "C" fn main(argc: c_int, argv: *mut *mut c_char) -> c_int {
     fill_standard_descriptors();
-    let code = std::panic::catch_unwind(crate::session_lock).unwrap_or(crate::FAILED);
+    // Not from `std::env::args_os`: with this `main` that has none where the C library is musl.
+    let words = (0..usize::try_from(argc).unwrap_or(0)).map(|n| {
+        // SAFETY: `argv` has `argc` elements.
+        let word = unsafe { argv.add(n) };
+        // SAFETY: as above.
+        let word = unsafe { *word };
+        // SAFETY: each is a NUL-terminated string, which nobody changes.
+        let word = unsafe { CStr::from_ptr(word) };
+        OsStr::from_bytes(word.to_bytes()).to_owned()
+    });
+    let words = words.collect();
+    let code = std::panic::catch_unwind(|| crate::session_lock(words)).unwrap_or(crate::FAILED);
     c_int::from(code)
 }
 
@@ -277,7 +289,7 @@ pub fn wait_for(fd: Option<BorrowedFd<'_>>, signals: &[c_int], timeout: Duration
     let fd = fd.map_or(-1, |fd| fd.as_raw_fd());
     let mut polled = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let time = libc::timespec {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i32::MAX.into()),
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: one pollfd, a time and a set that were filled above.

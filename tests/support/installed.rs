@@ -99,6 +99,8 @@ fn debug_tree() -> PathBuf {
             ["session_lock.pc.in", "man/session_lock.3", "packaging/tmpfiles.d/session-lock.conf"]
                 .map(|file| root().join(file)),
         );
+        let completions = fs::read_dir(root().join("cli/src/completions")).unwrap();
+        sources.extend(completions.map(|entry| entry.unwrap().path()));
         sources.extend(BUILT.map(|file| debug().join(file)));
         if sources.iter().any(newer) {
             run(&mut make_debug("install", &tree));

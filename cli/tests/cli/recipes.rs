@@ -115,7 +115,11 @@ fn the_man_page_has_them() {
     let scripts = ["sh", "crontab", "make"].map(|language| blocks("Shell recipes", language));
     for script in scripts.concat() {
         let first = script.lines().find(|line| line.contains("session-lock")).unwrap().trim();
-        let first = first.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+        let first = first
+            .replace('\\', "\\e")
+            .replace('-', "\\-")
+            .replace('\'', "\\(aq")
+            .replace('"', "\\(dq");
         assert!(page.contains(&first), "{first}");
     }
 }

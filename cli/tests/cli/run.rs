@@ -340,10 +340,20 @@ fn help_version_completions_and_man_page_are_there() {
     if support::have("bash") {
         assert_eq!(place.output("session-lock completions bash | bash -n && echo good"), "good\n");
     }
-    if support::have("man") {
+    if support::have("man") && support::have("mandoc") {
         let page = place.output("session-lock man >page; man --warnings -l page | col -b");
-        for part in ["SESSION-LOCK RUN", "--timeout", "--json", "127  COMMAND"] {
+        for part in [
+            "session-lock run [-w] [-t SECONDS] ",
+            "SESSION [--] COMMAND [ARG]...",
+            "\n   acquire\n",
+            "-t, --timeout SECONDS",
+            "--json",
+            "\nEXIT STATUS\n   run\n",
+            "127    COMMAND was not found",
+            "flock \"$(session-lock path build)\" make",
+        ] {
             assert!(page.contains(part), "{part} in {page}");
         }
+        assert_eq!(place.output("mandoc -T lint page"), "");
     }
 }
