@@ -238,10 +238,12 @@ class TheLock(Case):
                 lock.path.unlink()
                 with self.assertRaises(LockStale):
                     lock.check()
-        with self.assertRaises(ZeroDivisionError):  # which is not hidden
+        with self.assertRaises(ZeroDivisionError) as caught:  # which is not hidden
             with self.lock() as lock:
                 lock.path.unlink()
                 raise ZeroDivisionError
+        if sys.version_info >= (3, 11):
+            self.assertRegex("".join(caught.exception.__notes__), "deleted or replaced")
 
     def test_two_who_hold_a_replaced_file_release_each_their_own(self) -> None:
         lock, other = self.lock(), self.lock()
