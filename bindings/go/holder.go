@@ -12,6 +12,7 @@ import "C"
 
 import (
 	"fmt"
+	"path/filepath"
 	"runtime/cgo"
 	"strings"
 	"syscall"
@@ -129,6 +130,9 @@ func Sessions(dir string) ([]Session, error) {
 	}
 	if dir != "" {
 		t.cDir = cString(dir)
+	} else if path, err := Path("", "s"); err == nil {
+		// Any session tells where the user's own directory is.
+		t.path = filepath.Dir(path)
 	}
 	var sessions []Session
 	context := cgo.NewHandle(&sessions)
