@@ -26,7 +26,7 @@ static void child(void) {
   CHECK_IS(session_lock_acquire(".", "s", &other), -EWOULDBLOCK);
   CHECK_IS(session_lock_wait(".", "s", 1, -1, &other), -ETIMEDOUT);
   CHECK_IS(session_lock_release(lock), -EPERM);
-  CHECK_OK(session_lock_acquire(".", "childs", &other));
+  CHECK_OK(session_lock_acquire(".", "child", &other));
   CHECK_OK(session_lock_release(other));
 }
 

@@ -81,7 +81,7 @@ static void races(const char *name, int count, bool cancelled) {
 }
 
 int main(void) {
-  int count = rounds_up_to(10000, 1000);
+  int count = rounds_up_to(10000, 500);
   pthread_t killer;
   CHECK(sem_init(&begun, 0, 0) == 0 && sem_init(&over, 0, 0) == 0);
   CHECK_OK(pthread_create(&killer, NULL, kill_and_cancel, NULL));

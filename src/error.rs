@@ -7,8 +7,7 @@ use std::path::PathBuf;
 
 /// Why a call did not do what it was asked to.
 ///
-/// The variants that a caller will want to tell apart stand first: they are expected outcomes, not
-/// failures. [`errno`](Error::errno) is what the C functions return (negated).
+/// The variants that callers usually tell apart come first: they are expected outcomes, not failures. [`errno`](Error::errno) is what the C functions return (negated).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -40,9 +39,9 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// The wait could never end (`EDEADLK`): the lock is held until this very process ends, for a
-    /// guardian holds it for us; or this process, which has one thread only, holds the lock itself, and
-    /// the wait has neither a timeout nor a cancel descriptor.
+    /// The wait could never end (`EDEADLK`): a guardian (see [`set_guardian`](crate::set_guardian)) holds
+    /// the lock until this very process ends; or this process holds the lock itself, has only one thread,
+    /// and gave neither a timeout nor a cancel descriptor.
     #[error("{}: held by this process itself; waiting would never end", path.display())]
     Deadlock {
         /// The lock file.
@@ -50,13 +49,13 @@ pub enum Error {
     },
 
     /// The path no longer names the file that is locked: somebody deleted or replaced it, or closed
-    /// the descriptor; or a filesystem that several hosts share has taken the lock away. Exclusion may
-    /// have been lost (`ESTALE`).
+    /// the descriptor; or a filesystem that is shared with other hosts took the lock away. Exclusion
+    /// may have been lost (`ESTALE`).
     #[error("{}: no longer the file that was locked; exclusion may have been lost", path.display())]
     Stale {
         /// The lock file.
         path: PathBuf,
-        /// What the filesystem said, if it was an error of its own.
+        /// The filesystem's own error, if there was one.
         source: Option<io::Error>,
     },
 
@@ -74,12 +73,12 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// No such handle: never given, or released already (`EBADF`).
+    /// No such handle: never issued, or already released (`EBADF`).
     #[error("no such lock handle: never given, or released already")]
     BadHandle,
 
     /// The directory or the lock file is not safe to trust, or the default directory would not be the
-    /// same one for all processes of the user (`EPERM`). The reason says what to do.
+    /// same for all processes of the user (`EPERM`). The reason says what to do.
     #[error("{}: not safe to use: {reason}", path.display())]
     Untrusted {
         /// The directory or the file.
@@ -102,7 +101,7 @@ pub enum Error {
         length: usize,
     },
 
-    /// An argument that no call could work with (`EINVAL`).
+    /// An argument that is never valid (`EINVAL`).
     #[error("invalid argument: {0}")]
     InvalidArgument(&'static str),
 
@@ -113,13 +112,13 @@ pub enum Error {
         path: PathBuf,
         /// The system call.
         call: &'static str,
-        /// What it said.
+        /// The error that it returned.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// The errno (positive) that says the same to a C caller.
+    /// The errno (positive) that a C caller gets for this error.
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
@@ -141,8 +140,8 @@ impl Error {
     }
 }
 
-/// The kind is the one that a Rust user expects: `WouldBlock` for [`Error::Held`], `TimedOut`,
-/// `Interrupted`, `PermissionDenied` for what is not to be trusted, `InvalidInput` for arguments. Of
+/// The kind is the one a Rust user would expect: `WouldBlock` for [`Error::Held`], `TimedOut`,
+/// `Interrupted`, `PermissionDenied` for what is not safe to trust, `InvalidInput` for arguments. For
 /// [`Error::Os`] it is the kind of the system call's own error.
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {

@@ -1,6 +1,5 @@
-//! A lock that command-line tools, agents and scripts on one machine use so that *at most one process
-//! at a time works on a session*, and that can be trusted when everything around it dies, forks or
-//! misbehaves.
+//! Named, crash-safe locks between processes on one Linux machine, for command-line tools, agents and
+//! scripts. A *session* is any name that these agree on; at most one process at a time holds its lock.
 //!
 //! ```
 //! use session_lock::SessionLock;
@@ -19,11 +18,11 @@
 //! else.
 //!
 //! * **The kernel is the truth.** When a holder dies, however it dies, the kernel releases its lock.
-//!   There is no stale lock, so there is nothing to clean up and nothing to steal.
+//!   There are no stale locks, so there is nothing to clean up and nothing to steal.
 //! * **The file is never deleted, renamed or replaced**, not even while it is locked: deleting it is
 //!   what lets two processes hold "the" lock on two inodes. An unlocked lock file means nothing.
-//! * **What is written in the file is a label.** No decision to acquire, to wait or to give up reads
-//!   it.
+//! * **What is written in the file is a label.** It tells people and tools who holds the lock. No lock
+//!   is ever granted because of what it says.
 //! * **Asking never disturbs.** [`holder()`] and [`list`] read the kernel's lock table; they do not
 //!   take the lock, not even for a moment.
 //! * **The lock belongs to the process that acquired it**, not to its forked children and not to the
@@ -41,20 +40,20 @@
 //! | the holder forks | the child closes its copies as it starts, and can do nothing to the lock |
 //! | the holder starts a program | close-on-exec |
 //! | the file is deleted or replaced | the next one locks the file at the path; the old holder's [`check`](SessionLock::check) and [`release`](SessionLock::release) say [`Error::Stale`] |
-//! | a system call fails | an error, or a lock that is held; never a lock that is believed to be held |
-//! | the label cannot be written | the lock is as good without |
+//! | a system call fails | an error, or a lock that is really held |
+//! | the label cannot be written | the lock works without it |
 //! | the filesystem cannot lock | an error |
 //!
 //! # What it does not do
 //!
 //! * It does not exclude programs that use POSIX record locks (`fcntl(F_SETLK)`): on a local
-//!   filesystem these and `flock` do not see each other.
-//! * It does not reach a child that is made by a bare `clone(2)` or by `_Fork(3)`: no fork hook runs
-//!   there. Such a child keeps the lock while it lives, but it cannot release its parent's.
-//! * It is not async-signal-safe: not to be called from a signal handler, and a signal handler that
+//!   filesystem, these and `flock` do not affect each other.
+//! * It does not reach a child that is made by a bare `clone(2)` or by `_Fork(3)`, where no fork hook
+//!   runs. Such a child keeps the lock while it lives, but it cannot release its parent's.
+//! * It is not async-signal-safe: do not call it from a signal handler; and a signal handler that
 //!   interrupts one of its functions must not `fork`. A `fork` in another thread waits while a lock
 //!   file is being opened.
-//! * Between hosts it is worth what the shared filesystem's own `flock` is worth.
+//! * Between hosts it is only as good as the shared filesystem's own `flock`.
 
 // The map: a module uses only those on lines below its own. `tests/arrows.rs` reads these lines and the
 // `use` lines of the modules, and fails where one points sideways or upwards.

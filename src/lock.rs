@@ -28,7 +28,7 @@ use crate::wait::{self, WaitError, WaitLimits};
 /// `fork` holds nothing (there every method returns [`Error::NotOwner`], and dropping does nothing),
 /// and a program that is started does not inherit it.
 ///
-/// All methods may be called from any thread. None of them is for signal handlers.
+/// All methods may be called from any thread, but not from a signal handler.
 ///
 /// A lock that is not bound to a variable is released at once, so this warns:
 ///
@@ -89,10 +89,10 @@ impl<'a> LockOptions<'a> {
         LockOptions::default()
     }
 
-    /// The directory of the lock files. Without it: `$SESSION_LOCK_DIR`, or else
-    /// `/tmp/session-lock-<uid>`, as [`path`](crate::path) tells. A missing directory is created with
-    /// mode 0700. A file is created with mode 0600; whoever else may write the directory may read and
-    /// write the file, too, whatever the umask.
+    /// The directory of the lock files. The default is `$SESSION_LOCK_DIR`, or else
+    /// `/tmp/session-lock-<uid>`: see [`path`](crate::path). A missing directory is created with mode
+    /// 0700. The file is created with mode 0600; anyone else who may write to the directory may also read
+    /// and write the file, whatever the umask.
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> LockOptions<'a> {
         self.directory = Some(directory.into());
@@ -130,7 +130,7 @@ impl<'a> LockOptions<'a> {
         self
     }
 
-    /// The lock is to be held for the process `pid` until that ends, by a guardian: another process
+    /// The lock is to be held for the process `pid` until that ends, by a *guardian*: another process
     /// that gets the descriptor (see [`SessionLock::into_fd`] and [`set_guardian`]). The label names
     /// that process as the holder, and once it has ended the session does not count as held.
     #[must_use]
@@ -150,8 +150,8 @@ impl<'a> LockOptions<'a> {
     /// ran in this thread (without timeout and `cancel`: one that was installed without
     /// `SA_RESTART`).
     ///
-    /// [`Error::Untrusted`] or [`Error::Symlink`] if the directory or the file could be somebody
-    /// else's trap, or the user's other processes would find another directory (see
+    /// [`Error::Untrusted`] or [`Error::Symlink`] if the directory or the file is not safe to trust, or
+    /// the user's other processes would use a different directory (see
     /// [`path`](crate::path)); [`Error::InvalidArgument`], [`Error::NameTooLong`]; [`Error::Os`] for a system
     /// call that failed. Nothing is left open, locked or written.
     pub fn acquire(&self, session: impl AsRef<OsStr>) -> Result<SessionLock, Error> {
@@ -194,7 +194,7 @@ impl SessionLock {
     }
 
     /// Waits for the lock in the kernel's own queue: a blocked `flock(2)`, with or without a
-    /// deadline. A wait wakes up for nothing but its end.
+    /// deadline; nothing polls.
     ///
     /// `timeout` `None` waits for ever, zero tries once. The wait also ends when `cancel` becomes
     /// readable or is hung up: see [`LockOptions::cancel`].
@@ -212,21 +212,21 @@ impl SessionLock {
         acquire_with(dir, session.as_ref(), &Wish::default(), Some(limits))
     }
 
-    /// Is the lock that we hold still *the* lock? To be asked before a step that must not run twice.
+    /// Checks that the locked file is still the one at its path, so that the lock still excludes
+    /// everyone else. Call it before a step that must not run twice.
     ///
-    /// It is not, if somebody deleted, renamed or replaced the file (then the next one who comes
-    /// locks another file), or closed our descriptor. Two system calls on a local filesystem; nothing is
-    /// changed.
+    /// It fails if somebody deleted, renamed or replaced the file (the next process to come then locks
+    /// another file), or closed our descriptor. It takes two system calls on a local filesystem, and
+    /// changes nothing.
     ///
-    /// On a filesystem that other hosts share it also sees that the filesystem has taken the lock away:
-    /// the host was cut off, and somebody else has the lock. There it may take as long as the filesystem
-    /// does. What has failed once stays [`Error::Stale`].
+    /// On a filesystem that is shared with other hosts it also detects that the filesystem took the lock
+    /// away because the host was cut off. There it may take as long as the filesystem does. Once it has
+    /// returned [`Error::Stale`], it always does.
     ///
-    /// The path is looked at as this process sees it now. After `setuid(2)` it may be out of reach:
+    /// The path is resolved as this process sees it now. After `setuid(2)` it may be out of reach:
     /// [`Error::Os`] with `EACCES`. After `chroot(2)`, or in another mount namespace, the same path
-    /// names another file or none, which cannot be told from a file that was deleted: [`Error::Stale`].
-    /// The lock is held all the same, and [`release`](SessionLock::release) releases it, whatever it
-    /// returns.
+    /// names another file or none, which looks just like a deleted file: [`Error::Stale`]. The lock is
+    /// still held then, and [`release`](SessionLock::release) releases it, whatever it returns.
     ///
     /// # Errors
     ///
@@ -236,22 +236,22 @@ impl SessionLock {
         check(self.handle)
     }
 
-    /// Frees the lock at once, even where a child still has a copy of the descriptor.
+    /// Releases the lock at once, even if a child still has a copy of the descriptor.
     ///
     /// # Errors
     ///
-    /// As [`check`](SessionLock::check). With [`Error::Stale`] the lock is released, too; with
-    /// [`Error::NotOwner`] it is not, for it is the parent's.
+    /// As [`check`](SessionLock::check). With [`Error::Stale`] the lock is released all the same; with
+    /// [`Error::NotOwner`] it is not, because it belongs to the parent.
     pub fn release(self) -> Result<(), Error> {
         release(self.into_handle())
     }
 
     /// The fencing token: a number larger than that of every earlier holder of the session, on any
-    /// host that shares the directory. Passed on to the resource that the lock protects, it lets the
-    /// resource refuse a holder that has lost the lock without knowing.
+    /// host that shares the directory. Pass it to the resource that the lock protects, which can then
+    /// refuse a holder that lost the lock without noticing.
     ///
-    /// It is `max(last token + 1, nanoseconds since the epoch)`, kept in the label. So it goes on rising
-    /// when somebody deletes the file, as far as clocks are right.
+    /// It is `max(last token + 1, nanoseconds since the epoch)`, kept in the label. So it keeps rising if
+    /// somebody deletes the file, provided that clocks are right.
     ///
     /// # Errors
     ///
@@ -281,9 +281,9 @@ impl SessionLock {
         lock_file::as_path(&self.record.path)
     }
 
-    /// Hands the lock out of this library's care, on purpose: as long as the descriptor or a copy
-    /// of it is open in any process, the session is locked. Close-on-exec is set, but a forked child
-    /// does have a copy. [`release_fd`] ends it at once.
+    /// Takes the lock out of this library's care: the session stays locked as long as the descriptor or
+    /// a copy of it is open in any process. Close-on-exec is set, but a forked child does have a copy.
+    /// [`release_fd`] releases the lock at once.
     ///
     /// # Errors
     ///
@@ -310,13 +310,13 @@ impl Drop for SessionLock {
     }
 }
 
-/// Frees a lock that [`SessionLock::into_fd`] handed out: clears the label, unlocks (for all copies
-/// of the descriptor, in whatever process), closes. Where the lock is another holder's by now, because
-/// a copy of the descriptor was released before, nothing is changed.
+/// Releases a lock that [`SessionLock::into_fd`] handed out: clears the label, unlocks (for all copies
+/// of the descriptor, in any process), closes. If another process holds the lock by now, because a
+/// copy of the descriptor was released before, nothing is changed.
 ///
 /// # Errors
 ///
-/// What `flock(2)` says; the descriptor is closed all the same.
+/// The error of `flock(2)`; the descriptor is closed all the same.
 pub fn release_fd(fd: OwnedFd) -> io::Result<()> {
     // This changes nothing if the lock is still on this description.
     if !sys::flock_nonblocking(fd.as_fd())? {
@@ -349,13 +349,13 @@ fn to_keep(fd: BorrowedFd<'_>) -> (Option<u64>, Option<u32>) {
     }
 }
 
-/// Adds to the label of a lock that [`SessionLock::into_fd`] handed out which process is the guardian:
-/// it has a copy of the descriptor, under the same number. Whoever asks for the holder finds it
-/// sooner by that.
+/// Records in the label of a lock that [`SessionLock::into_fd`] handed out which process is its
+/// guardian: that process has a copy of the descriptor, under the same number. This makes finding the
+/// holder faster.
 ///
 /// # Errors
 ///
-/// The label cannot be read or written: the lock is not affected.
+/// The label could not be read or written. The lock is not affected.
 pub fn set_guardian(fd: BorrowedFd<'_>, pid: u32) -> io::Result<()> {
     label::set_guardian(fd, pid)
 }

@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -45,22 +45,22 @@ pub(crate) struct Opened {
 /// filesystem has no files without a name, its creator may not have given it its rights yet.
 const TRIES_OF_CLOSED: u32 = 200;
 
-/// The lock file of `session`: `<dir>/<name>.lock`. Creates nothing.
+/// Returns the path of the lock file of `session`: `<dir>/<name>.lock`. Creates nothing.
 ///
 /// `dir` `None` means `$SESSION_LOCK_DIR`, or else `/tmp/session-lock-<uid>` with the effective user ID
 /// as the parent of the caller's user namespace sees it. In the file's name every byte of the session
-/// outside `A-Z a-z 0-9 _ - .` stands as `%XX`, and so does a leading `.`.
+/// other than `A-Z a-z 0-9 _ - .` is written as `%XX`, and so is a leading `.`.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidArgument`] for an empty session or directory, or one with a NUL byte;
-/// [`Error::NameTooLong`] if the file's name would pass 255 bytes. With `dir` `None`
-/// [`Error::Untrusted`] where the user's other processes would find another directory:
+/// [`Error::NameTooLong`] if the file's name would be longer than 255 bytes. With `dir`
+/// `None`, [`Error::Untrusted`] if the user's other processes would use a different directory:
 ///
 /// * `$SESSION_LOCK_DIR` is set, and not an absolute path, or this program runs with raised privileges
 ///   (set-user-ID, set-group-ID, file capabilities);
-/// * it is not set, and `/tmp` is a service's own (systemd's `PrivateTmp=`), or the user has no number
-///   outside of the user namespace.
+/// * it is not set, and `/tmp` is private to a service (systemd's `PrivateTmp=`), or the user has no
+///   ID outside the user namespace.
 pub fn path(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<PathBuf, Error> {
     let file_name = file_name(session.as_ref().as_bytes())?;
     let (dir, _) = directory(dir)?;
@@ -93,8 +93,8 @@ pub(crate) fn as_path(path: &CStr) -> &Path {
 }
 
 /// A path that has been searched for NUL bytes, or came from the kernel.
-pub(crate) fn to_c_string(path: impl Into<Vec<u8>>) -> CString {
-    CString::new(path).expect("a path has no NUL byte")
+pub(crate) fn to_c_string(path: Vec<u8>) -> CString {
+    CString::new(path).unwrap_or_else(|_| panic!("a path has no NUL byte"))
 }
 
 /// Whether `path` names the file `id`.
@@ -119,7 +119,7 @@ impl Directory {
             let failed = |source| Error::Os { path: dir.to_path_buf(), call: "getcwd", source };
             dir = Cow::Owned(std::path::absolute(&dir).map_err(failed)?);
         }
-        Ok(Directory { path: to_c_string(dir.as_os_str().as_bytes()), default })
+        Ok(Directory { path: to_c_string(dir.into_owned().into_os_string().into_vec()), default })
     }
 
     fn failed(&self, call: &'static str, source: io::Error) -> Error {

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::RawFd;
@@ -41,6 +40,12 @@ pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(4096);
     File::open(path)?.take(u64::MAX).read_to_end(&mut text)?;
     Ok(text)
+}
+
+/// What stands behind a key that begins a line, without the blanks around it.
+pub(crate) fn field<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key))?;
+    Some(value.trim_ascii())
 }
 
 /// The parts of `/proc/PID/stat` that tell one life of a PID from the next.
@@ -132,9 +137,9 @@ pub(crate) fn pid_namespace(process: ProcId) -> io::Result<u64> {
 
 /// A process's number in its own, innermost PID namespace.
 pub(crate) fn innermost_pid(process: ProcId) -> Option<u32> {
-    let status = fs::read_to_string(process.file("status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_ascii_whitespace().next_back()?.parse().ok()
+    let status = read(process.file("status")).ok()?;
+    let pids = str::from_utf8(field(&status, b"NSpid:")?).ok()?;
+    pids.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 /// The same for as long as this process lives: read once.
@@ -165,9 +170,14 @@ pub(crate) fn processes() -> Vec<u32> {
     directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The files that a process has open, each with its descriptors as they are named in
-/// `/proc/PID/fdinfo`; an error where we may not look.
-pub(crate) fn open_files(pid: u32) -> io::Result<BTreeMap<FileId, Vec<PathBuf>>> {
+/// A file that a process has open, and its descriptor as it is named in `/proc/PID/fdinfo`.
+pub(crate) struct OpenFile {
+    pub file: FileId,
+    pub info: PathBuf,
+}
+
+/// The files that a process has open; an error where we may not look.
+pub(crate) fn open_files(pid: u32) -> io::Result<Vec<OpenFile>> {
     let files = open_files_of_thread(&ProcId::Pid(pid).file(""))?;
     if !files.is_empty() {
         return Ok(files);
@@ -182,14 +192,13 @@ pub(crate) fn open_files(pid: u32) -> io::Result<BTreeMap<FileId, Vec<PathBuf>>>
     Ok(files)
 }
 
-fn open_files_of_thread(thread: &Path) -> io::Result<BTreeMap<FileId, Vec<PathBuf>>> {
-    let mut files: BTreeMap<FileId, Vec<PathBuf>> = BTreeMap::new();
+fn open_files_of_thread(thread: &Path) -> io::Result<Vec<OpenFile>> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(thread.join("fd"))? {
         let entry = entry?;
         // Gone, if it was closed just now.
         let Ok(file) = file_behind(&entry.path()) else { continue };
-        let info = thread.join("fdinfo").join(entry.file_name());
-        files.entry(file).or_default().push(info);
+        files.push(OpenFile { file, info: thread.join("fdinfo").join(entry.file_name()) });
     }
     Ok(files)
 }
@@ -223,9 +232,9 @@ pub(crate) fn is_flocked(info: &Path) -> bool {
 /// The process that a descriptor stands for, if it is a pidfd; `Some(None)` once that has been waited
 /// for (`pidfd_show_fdinfo()`).
 pub(crate) fn pidfd_target(info: &Path) -> Option<Option<u32>> {
-    let text = fs::read_to_string(info).ok()?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    Some(pid.trim().parse().ok())
+    let text = read(info).ok()?;
+    let pid = field(&text, b"Pid:")?;
+    Some(str::from_utf8(pid).ok()?.parse().ok())
 }
 
 /// The short name of a process: `prctl(PR_SET_NAME)`.

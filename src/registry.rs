@@ -90,7 +90,7 @@ impl Registry {
 // can seek to, and above what a file of another purpose would be at.
 fn mark(id: u64) -> libc::off_t {
     const BASE: libc::off_t = 1 << 30;
-    BASE | libc::off_t::try_from(id % (1 << 30)).expect("less than 2^30")
+    BASE | (id as libc::off_t & (BASE - 1))
 }
 
 impl Entry {

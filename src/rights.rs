@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
@@ -57,6 +56,17 @@ const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 const NO_ID: u32 = u32::MAX;
 
+/// Who, and which ID; what they may do.
+type Entry = ((u16, u32), u16);
+
+/// Keeps the list in the order that the kernel asks for (posix_acl_valid() in fs/posix_acl.c).
+fn set(list: &mut Vec<Entry>, who: u16, id: u32, what: u16) {
+    match list.binary_search_by_key(&(who, id), |entry| entry.0) {
+        Ok(at) => list[at].1 = what,
+        Err(at) => list.insert(at, ((who, id), what)),
+    }
+}
+
 /// The list for a file in a directory with `list`: to read and write for whoever may write there. The
 /// owner and the group of the directory, which need not be the file's, get entries of their own.
 fn list_for_file(list: &[u8], dir: &Stat) -> Option<Vec<u8>> {
@@ -65,27 +75,24 @@ fn list_for_file(list: &[u8], dir: &Stat) -> Option<Vec<u8>> {
         let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
         ((number(0), id), number(2))
     });
-    let of_dir: BTreeMap<(u16, u32), u16> = entries.collect();
-    let mask = *of_dir.get(&(MASK, NO_ID))?;
-    let read_write = |allowed: bool| if allowed { READ_WRITE } else { 0 };
-    let mut of_file = BTreeMap::from([
-        ((USER_OBJ, NO_ID), READ_WRITE),
-        ((GROUP_OBJ, NO_ID), 0),
-        ((MASK, NO_ID), READ_WRITE),
-        ((OTHER, NO_ID), 0),
-    ]);
-    for (&(who, id), &what) in &of_dir {
-        let allowed = read_write(what & mask & WRITE != 0);
+    let of_dir: Vec<Entry> = entries.collect();
+    let right = |whose| of_dir.iter().find(|entry| entry.0.0 == whose).map(|entry| entry.1);
+    let (owner, mask) = (right(USER_OBJ)?, right(MASK)?);
+    let read_write = |what: u16| if what & WRITE != 0 { READ_WRITE } else { 0 };
+    let mut of_file = Vec::new();
+    set(&mut of_file, USER_OBJ, NO_ID, READ_WRITE);
+    set(&mut of_file, GROUP_OBJ, NO_ID, 0);
+    set(&mut of_file, MASK, NO_ID, READ_WRITE);
+    set(&mut of_file, OTHER, NO_ID, 0);
+    for &((who, id), what) in &of_dir {
         match who {
-            USER | GROUP => of_file.insert((who, id), allowed),
-            GROUP_OBJ => of_file.insert((GROUP, dir.gid), allowed),
-            _ => None,
-        };
+            USER | GROUP => set(&mut of_file, who, id, read_write(what & mask)),
+            GROUP_OBJ => set(&mut of_file, GROUP, dir.gid, read_write(what & mask)),
+            _ => {}
+        }
     }
-    let owner = of_dir.get(&(USER_OBJ, NO_ID))?;
-    of_file.insert((USER, dir.uid), read_write(owner & WRITE != 0));
+    set(&mut of_file, USER, dir.uid, read_write(owner));
     let mut text = VERSION.to_vec();
-    // In the order that the kernel asks for (posix_acl_valid() in fs/posix_acl.c).
     for ((who, id), what) in of_file {
         text.extend(who.to_le_bytes());
         text.extend(what.to_le_bytes());

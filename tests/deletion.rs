@@ -12,7 +12,8 @@ use std::time::Duration;
 use session_lock::{Error, SessionLock, State};
 use support::{Actor, Stage};
 
-support::alone!(a_closed_descriptor_is_noticed, a_number_that_is_another_file_now_is_left_alone;
+support::alone!(a_closed_descriptor_is_noticed, a_number_that_is_another_file_now_is_left_alone,
+    a_descriptor_that_was_read_through_is_still_released;
     ("waiter", wait));
 
 const WAITS: [Option<Duration>; 2] = [None, Some(Duration::from_secs(600))];
@@ -176,4 +177,18 @@ fn a_number_that_is_another_file_now_is_left_alone(_: &mut Stage) {
     // SAFETY: no memory is involved.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     assert_ne!(flags, -1, "the library has closed a descriptor that was not its own");
+}
+
+/// A program that copies or reads all that it has open moves the offset, which marks the descriptor.
+fn a_descriptor_that_was_read_through_is_still_released(_: &mut Stage) {
+    let dir = support::scratch();
+    for offset in [0, 1, i64::from(u32::MAX)] {
+        let lock = SessionLock::acquire(Some(dir.path()), "s").unwrap();
+        let number = number_of(lock.path());
+        // SAFETY: no memory is involved; the number is the library's, whose offset may be anything.
+        assert_eq!(unsafe { libc::lseek64(number, offset, libc::SEEK_SET) }, offset);
+        lock.check().unwrap();
+        lock.release().unwrap();
+        assert!(support::is_free(&dir.path().join("s.lock")), "{offset}");
+    }
 }

@@ -296,7 +296,7 @@ fn the_sources_build_by_themselves() {
     ]));
     assert_eq!(told, "alone\n");
     let pages =
-        ["README.md", "docs/recipes.md", "man/session_lock.3", "LICENSE-MIT", "tests/installed.rs"];
+        ["README.md", "docs/guide.md", "man/session_lock.3", "LICENSE-MIT", "tests/installed.rs"];
     assert!(pages.iter().all(|file| tree.join(file).is_file()));
 }
 
@@ -305,7 +305,7 @@ fn the_sources_build_by_themselves() {
 fn the_crates_have_what_a_user_needs() {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("session-lock", &["src/", "include/session_lock.h", "packaging/crate.md"][..]),
-        ("session-lock-cli", &["src/", "crate.md", "recipes.md"][..]),
+        ("session-lock-cli", &["src/", "crate.md", "guide.md"][..]),
     ]);
     let always = [
         ".cargo_vcs_info.json",

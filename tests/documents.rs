@@ -6,7 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn file(name: &str) -> PathBuf {
@@ -98,7 +98,7 @@ fn items(header: &str) -> Vec<Item> {
 
 /// The text of the comment that the header begins with, from one line to another.
 fn introduction(header: &str) -> Vec<&str> {
-    let lines = header.lines().skip_while(|line| !line.starts_with(" * What it stands on"));
+    let lines = header.lines().skip_while(|line| !line.starts_with(" * How it works"));
     let lines = lines.take_while(|line| *line != " */");
     lines.map(|line| line[2..].strip_prefix(' ').unwrap_or("")).collect()
 }
@@ -477,4 +477,97 @@ fn a_table_in_the_readme_says_the_same() {
         let all = by.iter().any(|by| by.starts_with("all"));
         assert!(all || by.iter().all(|by| functions.contains(by)), "{row}");
     }
+}
+
+// ------------------------------------------------------------------------------------- the links
+
+/// What the pages on GitHub and elsewhere make of a heading: `## May I?` is `#may-i`.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    heading.to_lowercase().chars().filter(kept).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// The lines of a page that are not in a block of code.
+fn prose(page: &str) -> impl Iterator<Item = &str> {
+    let mut in_block = false;
+    page.lines().filter(move |line| {
+        in_block ^= line.starts_with("```");
+        !in_block
+    })
+}
+
+fn anchors(page: &str) -> BTreeSet<String> {
+    prose(page)
+        .filter(|line| line.starts_with('#'))
+        .map(|line| anchor(line.trim_start_matches('#').trim()))
+        .collect()
+}
+
+/// The targets of the links of a page: `[text](target)`.
+fn links(page: &str) -> Vec<&str> {
+    prose(page)
+        .flat_map(|line| line.split("](").skip(1))
+        .map(|rest| rest.split(')').next().unwrap())
+        .collect()
+}
+
+/// A page that is still to be written.
+const TO_COME: &str = "docs/more-than-one-machine.md";
+
+/// Every page is reached from the README, and no link leads nowhere.
+#[test]
+fn every_link_leads_somewhere_and_every_page_is_linked() {
+    let mut reached = BTreeSet::new();
+    let mut next = vec![PathBuf::from("README.md")];
+    while let Some(page) = next.pop() {
+        if !reached.insert(page.clone()) {
+            continue;
+        }
+        let text = read(page.to_str().unwrap());
+        for link in links(&text) {
+            if link.contains("://") {
+                continue;
+            }
+            let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+            // As the file system has it: `docs/../benches` is `benches`.
+            let mut target = page.parent().unwrap().to_path_buf();
+            for part in path.split('/') {
+                if part == ".." {
+                    target.pop();
+                } else {
+                    target.push(part);
+                }
+            }
+            let target = if path.is_empty() { page.clone() } else { target };
+            if target == Path::new(TO_COME) {
+                continue;
+            }
+            assert!(file(target.to_str().unwrap()).exists(), "{}: {link}", page.display());
+            if target.extension().is_some_and(|extension| extension == "md") {
+                let headings = anchors(&read(target.to_str().unwrap()));
+                assert!(
+                    fragment.is_empty() || headings.contains(fragment),
+                    "{}: {link}",
+                    page.display()
+                );
+                next.push(target);
+            }
+        }
+    }
+    for page in fs::read_dir(file("docs")).unwrap() {
+        let page = PathBuf::from("docs").join(page.unwrap().file_name());
+        assert!(reached.contains(&page), "no link to {}", page.display());
+    }
+}
+
+// ------------------------------------------------------------------------------------ the spelling
+
+/// In every text of the project, comments, messages and help included: `.codespellrc` says what is left out.
+#[test]
+fn nothing_is_misspelt() {
+    if !support::have("codespell") {
+        return;
+    }
+    let output = Command::new("codespell").current_dir(file("")).output().unwrap();
+    assert!(output.status.success(), "\n{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -206,7 +206,7 @@ fn a_child_has_no_descriptor_of_a_lock(_: &mut Stage) {
     // A descriptor is opened or closed in another thread just then.
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _stop = StopAtEnd(&stop);
+        let _stop = support::StopAtEnd(&stop);
         scope.spawn(|| {
             while !stop.load(SeqCst) {
                 SessionLock::acquire(dir, "s").unwrap().release().unwrap();
@@ -216,15 +216,6 @@ fn a_child_has_no_descriptor_of_a_lock(_: &mut Stage) {
             support::fork(assert_no_lock_descriptors).ended_well();
         }
     });
-}
-
-/// Ends the threads that go on until they are told, also when the test fails.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 fn repetitions() -> usize {
@@ -237,7 +228,7 @@ fn assert_releases(meanwhile: impl Fn() + Sync) {
     let dir = Some(dir.path());
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _stop = StopAtEnd(&stop);
+        let _stop = support::StopAtEnd(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {

@@ -166,7 +166,7 @@ const PLACES: [Place; 13] = [
         answer: "yes",
     },
     Place {
-        name: "in a user namespace that has no number for the user",
+        name: "in a user namespace that does not map the user",
         script: "",
         command: "{user} unshare --user",
         answer: "refused",
@@ -190,14 +190,14 @@ const PLACES: [Place; 13] = [
         answer: "no",
     },
     Place {
-        name: "in a service of systemd with `PrivateTmp=`",
+        name: "in a systemd service with `PrivateTmp=`",
         script: "private={scratch}/systemd-private-0123456789abcdef-a.service-abcdef/tmp\n\
                  mkdir -p $private; chmod 1777 $private; mount --bind $private /tmp",
         command: "{user}",
         answer: "refused",
     },
     Place {
-        name: "with `$SESSION_LOCK_DIR` set for one of the two",
+        name: "with `$SESSION_LOCK_DIR` set for only one of the two",
         script: "export SESSION_LOCK_DIR={scratch}/named",
         command: "{user}",
         answer: "no",

@@ -6,9 +6,11 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use session_lock::State;
 use support::installed::{Installed, debug, run};
 
 /// The blocks in one language.
@@ -32,14 +34,23 @@ fn blocks_of(file: &str, language: &str) -> Vec<String> {
 }
 
 /// Each block in a file of its own.
-fn write(installed: &Installed, language: &str, name: &str) -> Vec<std::path::PathBuf> {
+fn write(installed: &Installed, language: &str, name: &str) -> Vec<PathBuf> {
+    write_blocks(installed, blocks(language), language, name)
+}
+
+fn write_blocks(
+    installed: &Installed,
+    blocks: Vec<String>,
+    language: &str,
+    name: &str,
+) -> Vec<PathBuf> {
     let write = |(number, block)| {
         let directory = installed.scratch.path().join(format!("{language}-{number}"));
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join(name), block).unwrap();
         directory.join(name)
     };
-    blocks(language).into_iter().enumerate().map(write).collect()
+    blocks.into_iter().enumerate().map(write).collect()
 }
 
 #[test]
@@ -72,9 +83,11 @@ fn rust() {
 #[test]
 fn python() {
     let Some(installed) = Installed::new(&["python3"]) else { return };
-    for program in write(&installed, "python", "readme.py") {
+    let mut programs = blocks("python");
+    programs.extend(blocks_of("docs/guide.md", "python"));
+    for program in write_blocks(&installed, programs, "python", "readme.py") {
         let mut python = installed.command("python3");
-        run(python.arg(program));
+        run(python.current_dir(program.parent().unwrap()).arg(program));
     }
 }
 
@@ -92,12 +105,17 @@ fn go() {
     run(Command::new("cp").arg("-R").arg(support::root().join("bindings/go")).arg(&package));
     let sh = |script: &str| {
         let mut sh = installed.command("sh");
-        // Nothing may come from the network.
-        sh.env("GOPROXY", "off").env("GOFLAGS", "-mod=mod").current_dir(&directory);
+        // Nothing may be asked of the network ("off" would not tell).
+        sh.env("GOPROXY", "http://127.0.0.1:9").current_dir(&directory);
         run(sh.args(["-euc", script]));
     };
-    let programs = blocks_of(README, "go");
-    assert!(!programs.is_empty());
+    let mut programs = blocks_of(README, "go");
+    // A part of a program.
+    let [part] = &blocks("go")[..] else { panic!("README.md") };
+    programs.push(format!(
+        "package main\n\nimport (\n\"context\"\n\"log\"\n\"time\"\n\n\"session-lock.invalid/sessionlock\"\n)\n\n\
+         func main() {{\n{part}}}\n"
+    ));
     for source in programs {
         fs::write(directory.join("main.go"), source).unwrap();
         sh("rm -rf go.mod vendor; go mod init example.invalid/program");
@@ -187,4 +205,53 @@ for damage in (lambda: refused(before, TimeoutError), before.clean_stale_locks, 
     fs::write(directory.join("both.py"), BOTH).unwrap();
     let mut python = installed.command("python3");
     run(python.env("LOCKS", installed.locks()).arg(directory.join("both.py")));
+}
+
+// ---------------------------------------------------------------------------- the terminal session
+
+/// What is recorded in the README is what happens; `UPDATE_README=1` records it.
+#[test]
+fn the_terminal_session() {
+    let Some(installed) = Installed::new(&["sh"]) else { return };
+    let readme = fs::read_to_string(support::root().join("README.md")).unwrap();
+    let [recorded] = &blocks("console")[..] else { panic!("one terminal session") };
+    let mut sh = installed.command("sh");
+    // A command begins when the one before has ended, and so has all that it wrote.
+    sh.args(["-c", "while read -r line; do eval \"$line\" 2>&1; echo END; done"]);
+    let mut sh = sh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, output) = (sh.stdin.take().unwrap(), sh.stdout.take().unwrap());
+    let mut output = BufReader::new(output).lines().map(Result::unwrap);
+    let locks = installed.locks();
+    // Asking disturbs neither.
+    let asked = || session_lock::holder(Some(&locks), "nightly").unwrap();
+    let mut holder = String::new();
+    let mut seen = String::new();
+    for command in recorded.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        writeln!(input, "{command}").unwrap();
+        seen += &format!("$ {command}\n");
+        for line in output.by_ref().take_while(|line| line != "END") {
+            seen += &line;
+            seen.push('\n');
+        }
+        // What a user who types does not see.
+        if command.ends_with('&') {
+            support::until("it holds the lock", || asked().state == State::Held);
+            holder = asked().pid.unwrap().to_string();
+        } else if command.starts_with("kill ") {
+            support::until("the lock is free", || asked().state == State::Free);
+        }
+    }
+    drop(input);
+    sh.wait().unwrap();
+    // Another number in another run, of another length, some time later.
+    let seen = seen
+        .replace(&format!("{:>width$}  AGE", "PID", width = holder.len()), " PID  AGE")
+        .replace(&holder, "4242");
+    let seen = (1..60).fold(seen, |seen, age| seen.replace(&format!("  {age}s "), "  0s "));
+    if std::env::var_os("UPDATE_README").is_some() {
+        let readme = readme.replacen(recorded, &seen, 1);
+        fs::write(support::root().join("README.md"), readme).unwrap();
+    } else {
+        assert_eq!(*recorded, seen, "to record it again: UPDATE_README=1 cargo test --test readme");
+    }
 }

@@ -33,14 +33,14 @@ fn role() {
 
 #[test]
 fn no_two_hold_at_the_same_time() {
-    run("", 10_000);
+    run("", 4_000);
 }
 
 /// Here holders delete the file now and then, which is safe for others that compare the file they
 /// have locked with the one at the path.
 #[test]
 fn no_two_hold_where_holders_delete_the_file() {
-    run("deleting", 2000);
+    run("deleting", 1_000);
 }
 
 fn run(variant: &str, acquisitions: u64) {

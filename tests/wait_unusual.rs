@@ -380,6 +380,7 @@ fn setgid_in_another_thread_ends_no_wait(_: &mut Stage) {
         let over = AtomicBool::new(false);
         let calls = AtomicU32::new(0);
         thread::scope(|scope| {
+            let _over = support::StopAtEnd(&over);
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     // SAFETY: no memory is involved; the group stays the same.
@@ -414,7 +415,6 @@ fn setgid_in_another_thread_ends_no_wait(_: &mut Stage) {
             assert_eq!(unsafe { libc::tgkill(me, tid, libc::SIGUSR2) }, 0);
             let result = waiter.join().unwrap();
             assert!(matches!(result, Err(Error::Interrupted { .. })), "{result:?}");
-            over.store(true, Ordering::Relaxed);
         });
     }
     assert!(!support::flocks().iter().any(|lock| lock.blocked && lock.ino == inode));

@@ -141,9 +141,10 @@ pub fn cycle(bench: &Bench, report: &mut Report) {
         report.pair("acquire + release, Go", ours, gofrs, "gofrs/flock");
     }
     if let Some(&ours) = medians.get("python:session_lock") {
+        report.alone("`with`, nobody else there, Python", time(ours), "≤ 12 µs", ours <= 12e3);
         for name in ["filelock", "fasteners", "portalocker"] {
             if let Some(&theirs) = medians.get(format!("python:{name}").as_str()) {
-                report.pair("acquire + release, Python", ours, theirs, name);
+                report.pair("`with`, nobody else there, Python", ours, theirs, name);
             }
         }
     }
@@ -472,6 +473,9 @@ pub fn idle(bench: &Bench, report: &mut Report) {
     ways.extend(python.iter().map(String::as_str));
     if bench.gofrs.is_some() {
         ways.push("gofrs:deadline");
+    }
+    if bench.go.is_some() {
+        ways.push("go");
     }
     let seconds = if bench.quick { 1 } else { 10 };
     let waiting: Vec<_> = ways

@@ -118,20 +118,15 @@ func (t *target) reason(op string, errno syscall.Errno) string {
 // untrusted says why the library does not trust the directory or the file, which its EPERM does not
 // tell. What is found by looking again is for the reader, and nothing else.
 func (t *target) untrusted() string {
-	variable := os.Getenv("SESSION_LOCK_DIR")
-	isDefault := t.dir == "" && variable == ""
 	if t.path == "" {
-		switch {
-		case isDefault:
-			return "/tmp is private to this service (PrivateTmp=), so that no other process would " +
-				"find the lock: name a directory"
-		case !filepath.IsAbs(variable):
-			return fmt.Sprintf("$SESSION_LOCK_DIR is %q, which is not an absolute path", variable)
-		}
-		return "$SESSION_LOCK_DIR is set in a program with raised privileges: name a directory"
+		return noDefault()
 	}
 
-	dir := filepath.Dir(t.path)
+	dir := t.path
+	if t.session != "" {
+		dir = filepath.Dir(t.path)
+	}
+	isDefault := t.dir == "" && os.Getenv("SESSION_LOCK_DIR") == ""
 	look := os.Stat
 	if isDefault {
 		look = os.Lstat
@@ -150,7 +145,7 @@ func (t *target) untrusted() string {
 			return dir + " can be written by everybody and has no sticky bit (chmod +t)"
 		}
 	}
-	if info, err := os.Lstat(t.path); err == nil {
+	if info, err := os.Lstat(t.path); err == nil && t.session != "" {
 		stat, _ := info.Sys().(*syscall.Stat_t)
 		switch {
 		case !info.Mode().IsRegular():
@@ -160,4 +155,34 @@ func (t *target) untrusted() string {
 		}
 	}
 	return "the directory or the file could be somebody else's trap"
+}
+
+// noDefault says why who names no directory gets none.
+func noDefault() string {
+	switch named := os.Getenv("SESSION_LOCK_DIR"); {
+	case named == "" && !hasNumberOutside():
+		return "the user has no number outside of this user namespace, after which the directory " +
+			"would be named: name a directory, or set $SESSION_LOCK_DIR"
+	case named == "":
+		return "/tmp is private to this service (PrivateTmp=), so that no other process would find " +
+			"the lock: name a directory, or set $SESSION_LOCK_DIR"
+	case !filepath.IsAbs(named):
+		return fmt.Sprintf("$SESSION_LOCK_DIR is %q, which is not an absolute path", named)
+	}
+	return "$SESSION_LOCK_DIR is set in a program with raised privileges: name a directory"
+}
+
+func hasNumberOutside() bool {
+	table, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return true
+	}
+	for _, line := range strings.Split(string(table), "\n") {
+		var inside, outside, count int64
+		fmt.Sscan(line, &inside, &outside, &count)
+		if uid := int64(os.Geteuid()); inside <= uid && uid < inside+count {
+			return true
+		}
+	}
+	return false
 }

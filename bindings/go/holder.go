@@ -12,6 +12,7 @@ import "C"
 
 import (
 	"fmt"
+	"path/filepath"
 	"runtime/cgo"
 	"strings"
 	"syscall"
@@ -22,7 +23,7 @@ import (
 // State says whether a session is locked.
 type State int
 
-// Free is only said when it is known.
+// Free is only returned when that is certain.
 const (
 	Free    State = C.SESSION_LOCK_FREE
 	Held    State = C.SESSION_LOCK_HELD
@@ -39,7 +40,8 @@ func (s State) String() string {
 	return "unknown"
 }
 
-// Info says who holds a session's lock. It can be out of date at once: never gate on it.
+// Info says who holds a session's lock. It may be out of date at once: never use it to decide
+// whether to go ahead.
 type Info struct {
 	State      State
 	PID        int       // 0: not visible from here
@@ -96,7 +98,7 @@ func newInfo(info *C.struct_session_lock_holder_info) Info {
 	return i
 }
 
-// Holder says who holds the session's lock. It never takes the lock, not even for a moment, and
+// Holder tells who holds the session's lock. It never takes the lock, not even for a moment, and
 // creates nothing. A session that nobody has ever locked is [Free].
 func Holder(dir, session string) (Info, error) {
 	const op = "holder"
@@ -112,7 +114,7 @@ func Holder(dir, session string) (Info, error) {
 	return newInfo(&info), nil
 }
 
-// Session is one that has a lock file, and who holds it.
+// Session is a session that has a lock file, and who holds it.
 type Session struct {
 	Name   string
 	Holder Info
@@ -128,6 +130,9 @@ func Sessions(dir string) ([]Session, error) {
 	}
 	if dir != "" {
 		t.cDir = cString(dir)
+	} else if path, err := Path("", "s"); err == nil {
+		// Any session tells where the user's own directory is.
+		t.path = filepath.Dir(path)
 	}
 	var sessions []Session
 	context := cgo.NewHandle(&sessions)

@@ -10,7 +10,7 @@ import (
 )
 
 // Mutex is a session's lock in the shape of a [sync.Mutex]: for a struct or a variable that several
-// goroutines share. It excludes them from each other, and from everybody else who locks the session.
+// goroutines share. It excludes them from each other, and from all others who lock the session.
 //
 // It is made by [NewMutex]. Like a sync.Mutex it belongs to no goroutine: another one may unlock it.
 type Mutex struct {
@@ -25,7 +25,7 @@ func NewMutex(dir, session string) *Mutex {
 	return &Mutex{dir: dir, session: session, turn: make(chan struct{}, 1)}
 }
 
-// TryLock acquires the lock if it is free, and reports whether it did. That it is held is no error.
+// TryLock acquires the lock if it is free, and reports whether it did. It is not an error if the lock is held.
 func (m *Mutex) TryLock() (bool, error) {
 	select {
 	case m.turn <- struct{}{}:
@@ -65,7 +65,7 @@ func (m *Mutex) keep(lock *Lock, err error) error {
 	return nil
 }
 
-// Unlock frees the lock, as [Lock.Release] does. It fails with [ErrReleased] if it is not locked.
+// Unlock releases the lock, as [Lock.Release] does. It fails with [ErrReleased] if it is not locked.
 func (m *Mutex) Unlock() error {
 	lock := m.lock.Swap(nil)
 	if lock == nil {
@@ -76,8 +76,8 @@ func (m *Mutex) Unlock() error {
 	return err
 }
 
-// Held returns the lock that is held by means of this Mutex, to check it or to ask for its token, or
-// nil. It is to be freed by Unlock.
+// Held returns the lock that this Mutex holds, or nil: use it to check the lock or to get its token.
+// Release it with Unlock.
 func (m *Mutex) Held() *Lock {
 	return m.lock.Load()
 }

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package sessionlock makes sure that at most one process at a time works on a session.
+// Package sessionlock provides named, crash-safe locks between processes.
 //
-// A session's lock is an exclusive flock(2) on one small file that is never deleted. It belongs to
+// A session is any name that processes agree on. Its lock is an exclusive flock(2) on one small file that is never deleted. It belongs to
 // the process that acquires it: the kernel releases it when that process ends, however it ends, so
 // there are never stale locks to clean up.
 //
@@ -16,7 +16,7 @@
 //	}
 //	defer lock.Release()
 //	...
-//	err = lock.Check() // before the step that must not run twice
+//	err = lock.Check() // before a step that must not run twice
 //
 // [Acquire] tries once, [Wait] waits until its context is done. A [Mutex] is the same lock in the
 // shape of a [sync.Mutex].
@@ -35,13 +35,13 @@
 // from elsewhere. What happens before a lock is released also happens before the same lock is
 // acquired again, in the sense of the Go memory model, where both are in one process.
 //
-// A program that is started with os/exec does not inherit a lock.
+// A program started with os/exec does not inherit a lock.
 //
 // # Building
 //
 // The package needs cgo, and the C library libsession_lock, which it finds with pkg-config. With the
-// build tag sessionlock_static the library is linked statically, and the program runs where it is
-// not installed.
+// build tag sessionlock_static the library is linked statically, and the program also runs where the
+// library is not installed.
 package sessionlock
 
 /*
@@ -170,7 +170,7 @@ func (l *Lock) call(op string, function func(C.session_lock_handle) C.int) error
 	return nil
 }
 
-// Check reports whether the lock is still the lock. It fails with [ErrStale] if the lock file was
+// Check checks that the locked file is still the one at its path. It fails with [ErrStale] if the file was
 // deleted or replaced, or the filesystem took the lock away: others may hold it by now. Call it
 // before a step that must not run twice. It makes two system calls on a local filesystem, and
 // changes nothing.
@@ -180,7 +180,7 @@ func (l *Lock) Check() error {
 	})
 }
 
-// Release frees the lock at once, also where a child that is just being started still has a copy of
+// Release releases the lock at once, even if a child that is just being started still has a copy of
 // its descriptor. It fails with [ErrStale] as Check does, but the lock is released all the same; and
 // with [ErrReleased] if it was released before.
 func (l *Lock) Release() error {
@@ -196,8 +196,8 @@ func (l *Lock) Close() error {
 
 // Token returns the lock's fencing token: a number larger than that of every earlier holder of the
 // session, on any host that shares the directory. Pass it to the resource that the lock protects, and
-// let that refuse a token smaller than one that it has seen: then a holder that has lost the lock
-// without knowing can do no harm.
+// let the resource refuse any token smaller than the largest it has seen: then a holder that lost the
+// lock without noticing can do no harm.
 //
 // It fails with [ErrNoToken] if the lock file could not be read or written, on a full disk for
 // example; the lock is held all the same.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"reflect"
@@ -216,6 +217,59 @@ func TestErrorsSayWhichFileAndWhy(t *testing.T) {
 				t.Errorf("%q is not in %q", c.says, err)
 			}
 		}
+	}
+}
+
+func TestARefusedDefaultDirectoryIsToldWithItsReason(t *testing.T) {
+	refused := func(says string) {
+		t.Helper()
+		_, acquired := Acquire("", "s")
+		_, waited := Wait(context.Background(), "", "s")
+		_, asked := Holder("", "s")
+		_, named := Path("", "s")
+		_, listed := Sessions("")
+		for _, err := range []error{acquired, waited, asked, named, listed} {
+			if !errors.Is(err, fs.ErrPermission) || !errors.Is(err, syscall.EPERM) ||
+				!strings.Contains(err.Error(), says) {
+				t.Errorf("%q is not in %q", says, err)
+			}
+		}
+	}
+	t.Setenv("SESSION_LOCK_DIR", "locks")
+	refused(`$SESSION_LOCK_DIR is "locks", which is not an absolute path`)
+
+	// Those that take another process, in a place of its own.
+	t.Setenv("SESSION_LOCK_DIR", "")
+	dir := t.TempDir()
+	private := filepath.Join(dir, "systemd-private-0-a.service-b", "tmp")
+	if err := os.MkdirAll(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for says, c := range map[string]struct{ dir, namespace string }{
+		"no number outside of this user namespace": {dir, "--user"},
+		"(PrivateTmp=)": {private, "--mount"},
+	} {
+		if exec.Command("unshare", c.namespace, "true").Run() != nil {
+			t.Logf("not possible here: unshare %s", c.namespace)
+			continue
+		}
+		p := startBy(t, c.dir, "acquire-by-default", "unshare", c.namespace)
+		for i := 0; i < 2; i++ {
+			if line := p.hear(); !strings.Contains(line, says) || !strings.Contains(line, "set $SESSION_LOCK_DIR") {
+				t.Errorf("%q is not in %q", says, line)
+			}
+		}
+	}
+}
+
+func TestAListingOfAnUntrustedDirectoryIsToldWithItsReason(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Sessions(dir); !errors.Is(err, fs.ErrPermission) ||
+		!strings.HasSuffix(err.Error(), dir+" can be written by everybody and has no sticky bit (chmod +t)") {
+		t.Error(err)
 	}
 }
 

@@ -39,7 +39,7 @@ import (
 // gets no lock, even if it is free.
 //
 // The wait is in the kernel's own queue, and takes no processor time. All goroutines that wait for
-// one session have one place there together, and take turns in the order in which they came: a
+// one session share one place there, and take turns in the order in which they came: a
 // thousand of them cost no more than one. That is a thread and a descriptor, and another thread and
 // two more descriptors if the wait can be canceled.
 func Wait(ctx context.Context, dir, session string) (*Lock, error) {

@@ -55,6 +55,22 @@ var roles = map[string]func(dir string){
 		fmt.Println("held")
 		bufio.NewReader(os.Stdin).ReadString('\n')
 	},
+	"acquire-by-default": func(dir string) {
+		if filepath.Base(dir) == "tmp" {
+			// Not before now: the program itself may be in /tmp.
+			if err := exec.Command("mount", "--bind", dir, "/tmp").Run(); err != nil {
+				panic(err)
+			}
+		}
+		_, err := Acquire("", "s")
+		fmt.Println(err)
+		_, err = Sessions("")
+		fmt.Println(err)
+	},
+	"wait-for-ones-own-end": func(dir string) {
+		_, err := Wait(context.Background(), dir, "s")
+		fmt.Println(errors.Is(err, ErrDeadlock), err)
+	},
 	"crowd-at-one":  func(dir string) { crowd(dir, func(int) string { return "s" }) },
 	"crowd-at-many": func(dir string) { crowd(dir, strconv.Itoa) },
 	"no-descriptor": noDescriptor,
@@ -72,7 +88,14 @@ type process struct {
 
 func start(t *testing.T, dir, role string) *process {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
+	return startBy(t, dir, role)
+}
+
+// startBy starts it by another program, given with its arguments.
+func startBy(t *testing.T, dir, role string, by ...string) *process {
+	t.Helper()
+	words := append(by, os.Args[0])
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stderr = os.Stderr
 	cmd.Env = append(os.Environ(), "SESSIONLOCK_TEST_ROLE="+role, "SESSIONLOCK_TEST_DIR="+dir)
 	stdin := must(cmd.StdinPipe())
@@ -316,6 +339,20 @@ func TestWhatAWaitCosts(t *testing.T) {
 	cancel()
 	for _, got := range all {
 		<-got
+	}
+}
+
+func TestAWaitForOnesOwnEndIsADeadlock(t *testing.T) {
+	if _, err := exec.LookPath("session-lock"); err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	// Its guardian holds the lock until the program has ended.
+	p := startBy(t, dir, "wait-for-ones-own-end", "session-lock", "run", "--dir", dir, "s", "--")
+	want := fmt.Sprintf(`true session "s": wait: %s/s.lock: the wait could never end: the lock is held `+
+		"until this process ends", dir)
+	if line := p.hear(); line != want {
+		t.Error(line)
 	}
 }
 

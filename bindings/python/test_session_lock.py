@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import ctypes
 import doctest
 import errno
 import faulthandler
@@ -11,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import unittest
 import warnings
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Dict, List, Optional
+from unittest import mock
 
 import session_lock
 from session_lock import (
@@ -35,17 +38,10 @@ from session_lock import (
     LockTimeout,
     SessionLock,
     State,
+    _errors,
     _library,
     _wait,
 )
-
-HOLD = """
-import sys, session_lock
-with session_lock.SessionLock("s", directory=sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.readline()
-print("released", flush=True)
-"""
 
 
 class Interrupted(Exception):
@@ -84,12 +80,54 @@ def has(name: str) -> bool:
     return hasattr(_library._library, name)
 
 
+class Elsewhere:
+    """Another process, which holds the lock until it is told to release it, or killed."""
+
+    def __init__(self, lock: SessionLock) -> None:
+        ready, held = os.pipe()
+        told, self._tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self._tell)
+                with lock:
+                    os.write(held, b"held")
+                    os.read(told, 1)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        os.close(held)
+        os.close(told)
+        answer = os.read(ready, 4)
+        os.close(ready)
+        assert answer == b"held"
+
+    def release(self) -> None:
+        os.write(self._tell, b".")
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        if self._tell != -1:
+            os.waitpid(self.pid, 0)
+            os.close(self._tell)
+            self._tell = -1
+
+    def end(self) -> None:
+        if self._tell != -1:
+            self.kill()
+            self.wait()
+
+
 class Case(unittest.TestCase):
     def setUp(self) -> None:
         faulthandler.dump_traceback_later(300, exit=True)  # a wait that does not end
         self.addCleanup(faulthandler.cancel_dump_traceback_later)
         self.directory = tempfile.mkdtemp()
-        self.addCleanup(subprocess.run, ["rm", "-r", self.directory], check=True)
+        self.addCleanup(shutil.rmtree, self.directory)
 
     def lock(self, **options: Any) -> SessionLock:
         return SessionLock("s", directory=self.directory, **options)
@@ -97,19 +135,9 @@ class Case(unittest.TestCase):
     def state(self) -> State:
         return session_lock.holder("s", directory=self.directory).state
 
-    def hold_elsewhere(self) -> "subprocess.Popen[str]":
-        holder = subprocess.Popen(
-            [sys.executable, "-c", HOLD, self.directory],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert holder.stdin is not None and holder.stdout is not None
-        self.addCleanup(holder.stdin.close)
-        self.addCleanup(holder.stdout.close)
-        self.addCleanup(holder.wait)
-        self.addCleanup(holder.kill)
-        self.assertEqual(holder.stdout.readline(), "held\n")
+    def hold_elsewhere(self) -> Elsewhere:
+        holder = Elsewhere(self.lock())
+        self.addCleanup(holder.end)
         return holder
 
     def in_thread(self, work: Callable[[], object]) -> "Thread":
@@ -126,6 +154,11 @@ class Case(unittest.TestCase):
             action()
 
         self.in_thread(watch)
+
+    def set_environment(self, name: str, value: str) -> None:
+        change = mock.patch.dict(os.environ, {name: value})
+        change.start()
+        self.addCleanup(change.stop)
 
     def handle(self, number: int, handler: Any) -> None:
         self.addCleanup(signal.signal, number, signal.signal(number, handler))
@@ -205,10 +238,12 @@ class TheLock(Case):
                 lock.path.unlink()
                 with self.assertRaises(LockStale):
                     lock.check()
-        with self.assertRaises(ZeroDivisionError):  # which is not hidden
+        with self.assertRaises(ZeroDivisionError) as caught:  # which is not hidden
             with self.lock() as lock:
                 lock.path.unlink()
                 raise ZeroDivisionError
+        if sys.version_info >= (3, 11):
+            self.assertRegex("".join(caught.exception.__notes__), "deleted or replaced")
 
     def test_two_who_hold_a_replaced_file_release_each_their_own(self) -> None:
         lock, other = self.lock(), self.lock()
@@ -632,12 +667,15 @@ class Errors(Case):
     def test_they_name_the_file_and_the_holder(self) -> None:
         holder = self.hold_elsewhere()
         path = str(self.lock().path)
+        who = session_lock.holder("s", directory=self.directory)
+        self.assertEqual(who.pid, holder.pid)
+        self.assertNotEqual(who.command, "")
         error = self.failing(self.lock().acquire)
         self.assertEqual((error.errno, error.filename), (errno.EWOULDBLOCK, path))
-        self.assertRegex(str(error), rf"\] held by PID {holder.pid} \(.*-c ")
+        self.assertEqual(error.strerror, f"held by {who}")
         error = self.failing(self.lock(timeout=0.02).acquire)
         self.assertEqual((error.errno, error.filename), (errno.ETIMEDOUT, path))
-        self.assertRegex(str(error), rf"\] still held by PID {holder.pid} .* after 0.02 s: ")
+        self.assertEqual(error.strerror, f"still held by {who} after 0.02 s")
 
     def test_an_untrusted_directory_or_file_has_its_reason(self) -> None:
         directory, lock = self.directory, self.lock()
@@ -691,6 +729,61 @@ class Errors(Case):
                 directory.unlink() if directory.is_symlink() else directory.rmdir()
 
         self.forked(child)
+
+    def test_a_default_directory_that_is_refused_has_its_reason(self) -> None:
+        def refused(error: LockError) -> str:
+            self.assertIsInstance(error, LockPermissionError)
+            self.assertEqual((error.errno, error.filename), (errno.EPERM, None))
+            return str(error.strerror)
+
+        self.set_environment("SESSION_LOCK_DIR", "locks")
+        lock = SessionLock("s")
+        calls = lock.acquire, lambda: lock.path, session_lock.sessions, lambda: session_lock.holder("s")
+        for call in calls:
+            text = refused(self.failing(call))
+            self.assertEqual(text, "$SESSION_LOCK_DIR is not an absolute path: 'locks'")
+        # The library knows it from how the program was started.
+        self.set_environment("SESSION_LOCK_DIR", "/locks")
+        with mock.patch.object(_library, "path", lambda *_: -errno.EPERM):
+            text = refused(_errors.failure(-errno.EPERM, None, b"s"))
+        self.assertIn("raised privileges: pass directory=", text)
+
+    def test_a_place_without_a_default_directory_has_its_reason(self) -> None:
+        new_user, new_mount = 0x10000000, 0x20000
+        unshare = ctypes.CDLL(None, use_errno=True).unshare
+        private = self.directory + "/systemd-private-0-a.service-b/tmp"
+        os.makedirs(private)
+
+        def refused(reason: str) -> None:
+            error = self.failing(SessionLock("s").acquire)
+            self.assertIsInstance(error, LockPermissionError)
+            self.assertIn(reason, str(error))
+            self.assertIn("pass directory= or set $SESSION_LOCK_DIR", str(error))
+
+        def in_a_namespace() -> None:
+            os.environ.pop("SESSION_LOCK_DIR", None)
+            if unshare(new_user) == 0:
+                refused("no number outside of this user namespace")
+
+        def in_a_service() -> None:
+            os.environ.pop("SESSION_LOCK_DIR", None)
+            if unshare(new_mount) == 0:
+                subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+                subprocess.run(["mount", "--bind", private, "/tmp"], check=True)
+                refused("(PrivateTmp=)")
+
+        self.forked(in_a_namespace)
+        self.forked(in_a_service)
+
+    def test_a_wait_for_ones_own_end_is_told(self) -> None:
+        if shutil.which("session-lock") is None:
+            self.skipTest("needs the program session-lock")
+        # Its guardian holds the lock until the program has ended.
+        command = ["session-lock", "run", "--dir", self.directory, "s", "--", sys.executable, "-c"]
+        wait = "import sys, session_lock as s; s.SessionLock('s', directory=sys.argv[1], timeout=None).acquire()"
+        done = subprocess.run([*command, wait, self.directory], stderr=subprocess.PIPE, text=True)
+        last = done.stderr.splitlines()[-1]
+        self.assertIn("LockDeadlock: [Errno 35] the lock is held until this process ends", last)
 
     def test_a_directory_that_may_not_be_used_is_a_permission_error(self) -> None:
         if os.getuid() != 0:
@@ -814,7 +907,6 @@ class Signals(Case):
 
     def test_a_periodic_signal_leaves_the_wait_its_place_in_the_queue(self) -> None:
         holder = self.hold_elsewhere()
-        assert holder.stdin is not None
         order: List[str] = []
         ticks = [0]
 
@@ -827,9 +919,7 @@ class Signals(Case):
             second = self.in_thread(lambda: self.take(order, "second"))
             until("the second does not wait", lambda: waiters(os.getpid()) == 2)
             until("no signals", lambda: ticks[0] > seen + 50)
-            assert holder.stdin is not None
-            holder.stdin.write("\n")
-            holder.stdin.flush()
+            holder.release()
             second.join()
 
         self.handle(signal.SIGALRM, tick)
@@ -1011,8 +1101,6 @@ class Tasks(Case):
                 holder.wait()
                 with self.lock():
                     pass
-                holder.stdin.close()  # type: ignore[union-attr]
-                holder.stdout.close()  # type: ignore[union-attr]
             self.assertEqual(os.listdir("/proc/self/fd"), descriptors)
 
         self.run_async(main)

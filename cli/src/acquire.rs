@@ -182,7 +182,7 @@ fn process(named: Option<u32>) -> Result<(u32, Watched), u8> {
     }
     let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
     if !geteuid().is_root() && owner.is_ok_and(|owner| owner != geteuid().as_raw()) {
-        return Err(complain(format_args!("process {pid} is another user's")));
+        return Err(complain(format_args!("process {pid} belongs to another user")));
     }
     Ok((pid, watched))
 }
@@ -192,7 +192,7 @@ fn caller(named: Option<u32>) -> Result<u32, u8> {
         pid @ (0 | 1) if named.is_none() => {
             let who = if pid == 0 { "outside this PID namespace" } else { "PID 1" };
             show::complain(format_args!(
-                "session-lock was started by {who}: say for which process, such as --for $$"
+                "started by {who}: use --for PID to say which process is to hold the lock"
             ));
             Err(USAGE)
         }
@@ -242,7 +242,7 @@ pub fn release(args: &HeldArgs) -> u8 {
             }
             State::Held if holder.pid == Some(pid) && !holder.orphaned => {
                 show::complain(format_args!(
-                    "{session} was acquired by process {pid} itself, and only it can release it"
+                    "{session} was acquired by process {pid} itself, so only that process can release it"
                 ))
             }
             _ => {

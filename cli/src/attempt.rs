@@ -69,14 +69,14 @@ impl<'a> Attempt<'a> {
         if let Some(relation) = self.relation_to(&holder) {
             return Err(self.refuse(&holder, &format!(", {relation}")));
         }
-        if self.is_to_wait() { Ok(()) } else { Err(self.refuse(&holder, "; -w waits for it")) }
+        if self.is_to_wait() { Ok(()) } else { Err(self.refuse(&holder, "; use -w to wait")) }
     }
 
     /// The time is over.
     pub fn time_is_over(&self) -> u8 {
         let holder = session_lock::holder(self.dir(), self.session).unwrap_or_default();
         let waited = self.args.timeout.unwrap_or_default();
-        self.refuse(&holder, &format!("; waited {waited:?}"))
+        self.refuse(&holder, &format!("; gave up after {waited:?}"))
     }
 
     fn refuse(&self, holder: &Holder, rest: &str) -> u8 {
@@ -103,7 +103,7 @@ impl<'a> Attempt<'a> {
         }
         let is = |pid: u32| holder.pid == Some(pid) && !holder.orphaned;
         if self.process != process::id() && is(self.process) {
-            return Some("for which it was to be acquired: it is already held by this process");
+            return Some("which is the process to acquire it for");
         }
         let mut ancestors = ancestors(process::id());
         ancestors.extend(ancestors_of_another(self.process));
@@ -113,7 +113,7 @@ impl<'a> Attempt<'a> {
         } else {
             ancestors.iter().any(|&pid| is(pid))
         };
-        held_by_ancestor.then_some("which has started this command: to wait would never end")
+        held_by_ancestor.then_some("an ancestor of this command: waiting would deadlock")
     }
 }
 

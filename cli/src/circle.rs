@@ -163,7 +163,7 @@ impl Circle {
         youngest.1 == waiter
     }
 
-    /// "'b' is held by 4242 (deploy.sh), which waits for 'a', held by 4100 (make), which has started this
+    /// "'b' is held by 4242 (deploy.sh), which waits for 'a', held by 4100 (make), an ancestor of this
     /// command"
     pub fn describe(&self, dir: Option<&Path>) -> String {
         let mut text = String::new();
@@ -181,7 +181,7 @@ impl Circle {
         text + if waiter == last {
             ", which is this command"
         } else {
-            ", which has started this command"
+            ", an ancestor of this command"
         }
     }
 

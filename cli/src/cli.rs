@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-/// At most one process at a time works on a session
+/// Named, crash-safe locks between processes
 #[derive(Parser)]
 #[command(name = "session-lock", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
@@ -18,25 +18,28 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "\
+A session is any name that processes agree on. At most one process at a time holds its lock. When
+that process ends, however it ends, the lock is free: there are never stale locks to clean up.
+
 Examples:
   session-lock run nightly -- ./nightly.sh       run it, unless it is running already
-  session-lock run -w deploy -- make deploy      wait for my turn
-  session-lock run -t 30 -E 0 sync -- ./sync.sh  wait 30 seconds; being too late is no error
+  session-lock run -w deploy -- make deploy      wait until it is free
+  session-lock run -t 30 -E 0 sync -- ./sync.sh  wait at most 30 seconds; a timeout is not an error
   session-lock acquire nightly || exit           hold it until this script ends
   session-lock holder nightly                    the PID of the holder
   session-lock list                              all sessions, held ones first
-  flock \"$(session-lock path build)\" make        the same lock by another tool";
+  flock \"$(session-lock path build)\" make        the same lock, with another tool";
 
 #[derive(Subcommand)]
 #[command(defer = true)]
 pub enum Command {
     /// Hold a session's lock while a command runs
     Run(RunArgs),
-    /// Take a session's lock for the script that calls this
+    /// Take a session's lock for the script that runs this
     Acquire(AcquireArgs),
-    /// Give up a lock that `acquire` has taken
+    /// Release a lock that `acquire` has taken
     Release(HeldArgs),
-    /// Check whether the script that calls this holds a session's lock
+    /// Check whether the script that runs this holds a session's lock
     Check(HeldArgs),
     /// Print who holds a session's lock, without touching it
     Holder(HolderArgs),
@@ -44,7 +47,7 @@ pub enum Command {
     List(ListArgs),
     /// Print the path of a session's lock file
     Path(PathArgs),
-    /// Print the completions for a shell
+    /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the man page session-lock(1)
     Man,
@@ -68,7 +71,7 @@ pub struct WaitArgs {
     #[arg(short, long, conflicts_with = "timeout")]
     pub wait: bool,
 
-    /// Wait at most so long; fractions are allowed
+    /// Wait at most SECONDS, such as 30 or 0.5
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
 
@@ -76,7 +79,7 @@ pub struct WaitArgs {
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 75, hide_default_value = true)]
     pub conflict_exit_code: u8,
 
-    /// Say nothing while waiting, nor who holds the lock
+    /// Do not say who holds the lock, or that session-lock is waiting
     #[arg(short, long)]
     pub quiet: bool,
 
@@ -90,7 +93,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub wait: WaitArgs,
 
-    /// COMMAND and all that it starts share the lock, until the last of them ends
+    /// Share the lock between COMMAND and everything it starts, until the last of them ends
     #[arg(short, long)]
     pub inherit: bool,
 
@@ -113,7 +116,7 @@ pub struct AcquireArgs {
     #[command(flatten)]
     pub wait: WaitArgs,
 
-    /// The process that is to hold the lock, instead of the one that calls this
+    /// The process that is to hold the lock, instead of the one that runs session-lock
     #[arg(long = "for", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub process: Option<u32>,
 
@@ -122,19 +125,19 @@ pub struct AcquireArgs {
 }
 
 const ACQUIRE_HELP: &str = "\
-The process that calls session-lock, usually a shell that runs a script, holds the lock until
-`session-lock release`, or until it has ended, whatever ends it; also if it executes another program.
-A small guardian process keeps the lock meanwhile.
+The process that runs session-lock, usually the shell that executes a script, holds the lock
+until `session-lock release`, or until it ends, however it ends. It keeps the lock if it executes
+another program. A small background process, the guardian, keeps the lock for it.
 
-In a subshell, a pipeline or a command substitution the process that counts is the one that the shell
-has made for it. To lock for the whole script there, or from a wrapper such as timeout or sudo, say
---for $$.
+In a subshell, a pipeline or a command substitution, the process that counts is the one that the
+shell started for it. To lock for the whole script there, or through a wrapper such as timeout
+or sudo, use --for $$.
 
 Exit codes:
     0  the lock is held
     2  wrong usage
-   75  the lock is held by another process, or was when the time ran out, or by this one already
-       (-E sets another code)
+   75  another process holds the lock, or still held it when the time ran out, or this process
+       already holds it (-E sets another code)
   125  session-lock itself failed
 
 Examples:
@@ -146,12 +149,12 @@ Examples:
 #[derive(Args)]
 #[command(after_help = "\
 Exit codes:
-    0  yes
-    1  that process does not hold the lock, or the lock file is no longer at its path
+    0  that process holds the lock (check), or has released it (release)
+    1  it does not hold the lock, or the lock file is no longer at its path
     2  wrong usage
   125  session-lock itself failed")]
 pub struct HeldArgs {
-    /// The process that holds the lock, instead of the one that calls this
+    /// The process that holds the lock, instead of the one that runs session-lock
     #[arg(long = "for", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub process: Option<u32>,
 
@@ -163,10 +166,12 @@ pub struct HeldArgs {
 }
 
 const RUN_HELP: &str = "\
-COMMAND replaces session-lock: same process, terminal, signals and exit status. The lock lives
-exactly as long as COMMAND does, whatever ends it; what COMMAND leaves running in the background
-does not keep it (unless with -i). COMMAND finds SESSION_LOCK_SESSION, SESSION_LOCK_PATH and
-SESSION_LOCK_TOKEN (a number larger than that of every earlier holder) in its environment.
+COMMAND replaces session-lock: same process, terminal, signals and exit status. The lock is held
+exactly as long as COMMAND runs, however it ends. Processes that COMMAND leaves running in the
+background do not keep it (except with -i). A small background process, the guardian, keeps it.
+
+In COMMAND's environment, SESSION_LOCK_SESSION and SESSION_LOCK_PATH name the session and its
+lock file, and SESSION_LOCK_TOKEN is a number larger than that of every earlier holder.
 
 Exit codes:
   COMMAND's own, or
@@ -183,13 +188,13 @@ Examples:
 #[derive(Args)]
 #[command(after_help = "\
 Exit codes:
-    0  held; the PID of the holder is printed, or \"unknown\"
+    0  held; the holder's PID is printed, or \"unknown\"
     1  free; nothing is printed
     2  wrong usage
-    3  it cannot be known from here; \"unknown\" is printed
+    3  it cannot be determined from here; \"unknown\" is printed
   125  session-lock itself failed")]
 pub struct HolderArgs {
-    /// Print a JSON object with all that is known
+    /// Print a JSON object with everything that is known
     #[arg(long)]
     pub json: bool,
 
@@ -243,7 +248,7 @@ pub struct CompleteArgs {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     Duration::try_from_secs_f64(seconds)
-        .map_err(|_| "not a time to wait: 0 or more seconds, such as 30 or 0.5".to_owned())
+        .map_err(|_| "must be 0 or more seconds, such as 30 or 0.5".to_owned())
 }
 
 /// An error of the command line, with the usage of a subcommand (or the program's).

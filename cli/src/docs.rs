@@ -104,7 +104,7 @@ fn page() -> String {
         page.text(&format!("With `{}`:", command.get_name()));
         page.code(&help.examples);
     }
-    page.recipes(include_str!("../recipes.md"));
+    page.recipes(include_str!("../guide.md"));
     page.line(".SH SEE ALSO");
     page.line(SEE_ALSO);
     page.0
@@ -268,18 +268,20 @@ impl Page {
         }
     }
 
-    /// `docs/recipes.md`: headings, and below them blocks and paragraphs are all there is in it.
-    fn recipes(&mut self, recipes: &str) {
-        let mut lines = recipes.lines().skip_while(|line| !line.starts_with("## "));
+    /// The shell recipes of `docs/guide.md`: headings, and below them blocks and paragraphs are all there
+    /// is in them.
+    fn recipes(&mut self, guide: &str) {
+        let recipes = guide.lines().skip_while(|line| *line != "## Shell recipes").skip(1);
+        let mut lines = recipes.take_while(|line| !line.starts_with("## "));
         let mut paragraph = String::new();
         while let Some(line) = lines.next() {
-            if !(line.starts_with("```") || line.starts_with("## ")) {
+            if !(line.starts_with("```") || line.starts_with("### ")) {
                 paragraph.extend([line, "\n"]);
                 continue;
             }
             self.text(&paragraph);
             paragraph.clear();
-            match line.strip_prefix("## ") {
+            match line.strip_prefix("### ") {
                 Some(heading) => self.line(&format!(".SS {}", escaped(heading))),
                 None => {
                     let block = lines.by_ref().take_while(|line| !line.starts_with("```"));

@@ -10,14 +10,14 @@ use crate::cli;
 
 /// Options of flock(1) that are not ours, and what there is instead.
 const HABITS: [(&str, &str, &str); 9] = [
-    ("-n", "--nonblock", "without -w or -t it does not wait"),
-    ("--nb", "--nonblocking", "without -w or -t it does not wait"),
+    ("-n", "--nonblock", "session-lock does not wait without -w or -t"),
+    ("--nb", "--nonblocking", "session-lock does not wait without -w or -t"),
     ("-x", "--exclusive", "every session lock is exclusive"),
     ("-e", "--exclusive", "every session lock is exclusive"),
     ("-s", "--shared", "every session lock is exclusive"),
-    ("-o", "--close", "COMMAND does not get the lock's descriptor, unless with -i"),
-    ("-c", "--command", "for a shell's command line: session-lock run SESSION -- sh -c '...'"),
-    ("-u", "--unlock", "session-lock release SESSION gives up what acquire has taken"),
+    ("-o", "--close", "COMMAND does not get the lock's descriptor, except with -i"),
+    ("-c", "--command", "to run a shell command line: session-lock run SESSION -- sh -c '...'"),
+    ("-u", "--unlock", "session-lock release SESSION releases what acquire has taken"),
     ("-F", "--no-fork", "COMMAND is always executed in place"),
 ];
 
@@ -54,10 +54,10 @@ fn find(words: &[&str], is_run: bool) -> Option<String> {
             words.next();
         } else if let Some(seconds) = seconds_after_wait(word, words.peek().copied()) {
             return Some(format!(
-                "-w takes no number, and waits as long as it takes: -t {seconds} waits {seconds} seconds"
+                "-w takes no number: it waits as long as it takes; -t {seconds} waits {seconds} seconds"
             ));
         } else if let Some(help) = help(word) {
-            return Some(format!("'{word}' is flock(1)'s, not session-lock's: {help}"));
+            return Some(format!("'{word}' is an option of flock(1), not of session-lock: {help}"));
         }
     }
     None

@@ -76,8 +76,8 @@ fn mount_id(path: &CStr) -> io::Result<u64> {
         let file = sys::open(path, libc::O_PATH, 0)?;
         let info = ProcId::Me.file(&format!("fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
         let text = procfs::read(info)?;
-        let id = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"mnt_id:"));
-        let id = id.and_then(|id| str::from_utf8(id).ok()?.trim().parse().ok());
+        let id = procfs::field(&text, b"mnt_id:");
+        let id = id.and_then(|id| str::from_utf8(id).ok()?.parse().ok());
         id.ok_or_else(|| io::ErrorKind::InvalidData.into())
     })
 }

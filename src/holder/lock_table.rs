@@ -8,16 +8,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::str;
 
 use crate::sys::{self, FileId};
 
 /// The `flock`s of one file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
     /// Who took it: several for a shared lock.
     pub takers: Vec<u32>,
@@ -28,7 +27,8 @@ pub(super) struct Record {
 /// As the mounted `/proc` numbers processes, and the kernel filesystems.
 #[derive(Debug, Default)]
 pub(super) struct LockTable {
-    pub records: BTreeMap<FileId, Record>,
+    /// What each reading has found, sorted by file.
+    readings: Vec<Vec<Lock>>,
     /// A file that is not in here was not locked at some moment of the reading.
     pub complete: bool,
 }
@@ -37,40 +37,58 @@ impl LockTable {
     /// Reads the table until it is known to be complete, but not for ever: in a storm of locks and
     /// releases it never comes to rest.
     pub fn read() -> io::Result<LockTable> {
-        const READINGS: usize = 4;
         let file = File::open("/proc/locks")?;
+        LockTable::read_with(|buffer, at| sys::pread(file.as_fd(), buffer, at as libc::off_t))
+    }
+
+    fn read_with(
+        mut pread: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+    ) -> io::Result<LockTable> {
+        const READINGS: usize = 4;
         let mut table = LockTable::default();
         let mut last = None;
         for reading in 0..READINGS {
-            let text = read_whole(file.as_fd(), reading)?;
-            let whole = is_whole(file.as_fd(), text.len())?;
-            if whole && last.as_ref() == Some(&text) {
+            let text = read_to_end(&mut pread, BORDERS[reading % 2])?;
+            let whole = pread(&mut [0], text.len() + 1)? == 0;
+            table.complete = whole && last.as_ref() == Some(&text);
+            if table.complete {
                 // Of what was read before, all that is still there is in this text.
-                table = LockTable { complete: true, ..LockTable::default() };
-                table.add(&text);
+                table.readings.clear();
+            }
+            table.readings.push(locks(&text));
+            if table.complete {
                 break;
             }
-            table.add(&text);
             last = whole.then_some(text);
         }
         Ok(table)
     }
 
-    /// Adds what one reading has found.
-    fn add(&mut self, text: &[u8]) {
-        let mut found: BTreeMap<FileId, Record> = BTreeMap::new();
-        for lock in text.split(|&byte| byte == b'\n').filter_map(parse) {
-            let record = found.entry(lock.file).or_default();
-            if lock.waits {
-                record.waiters += 1;
-            } else if record.takers.contains(&lock.pid) {
-                // Where others came, the record at a border is read twice.
-                record.waiters = 0;
-            } else {
-                record.takers.push(lock.pid);
+    /// What the last reading that has found the file says of it.
+    pub fn record(&self, file: FileId) -> Record {
+        for locks in self.readings.iter().rev() {
+            let first = locks.partition_point(|lock| lock.file < file);
+            let its_own = locks[first..].iter().take_while(|lock| lock.file == file);
+            let record = its_own.fold(Record::default(), Record::add);
+            if record != Record::default() {
+                return record;
             }
         }
-        self.records.append(&mut found);
+        Record::default()
+    }
+}
+
+impl Record {
+    fn add(mut self, lock: &Lock) -> Record {
+        if lock.waits {
+            self.waiters += 1;
+        } else if self.takers.contains(&lock.pid) {
+            // Where others came, the record at a border is read twice.
+            self.waiters = 0;
+        } else {
+            self.takers.push(lock.pid);
+        }
+        self
     }
 }
 
@@ -80,19 +98,22 @@ impl LockTable {
 //   half a page from those of the first, so two readings that are alike cannot both have skipped the
 //   same one.
 // * A large record makes its own border. But it makes the table longer than what was read, and that is
-//   measured afterwards by one walk of the list (`traverse()`). The walk also lets the buffer grow to
-//   the record that it meets there, so the next reading has room for it. (A walk that ends just
-//   between two records goes on by index, and could be misled once, but not at each of two readings
-//   that are alike.)
+//   measured afterwards by one walk of the list (`traverse()`): a read beyond the end of the text must
+//   find nothing. The walk also lets the buffer grow to the record that it meets there, so the next
+//   reading has room for it. (A walk that ends just between two records goes on by index, and could be
+//   misled once, but not at each of two readings that are alike.)
 
 /// Where the first border of a reading is, in turns.
 const BORDERS: [usize; 2] = [4096, 2048];
 
-fn read_whole(locks: BorrowedFd<'_>, reading: usize) -> io::Result<Vec<u8>> {
-    let mut text = vec![0; BORDERS[reading % 2]];
+fn read_to_end(
+    mut pread: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+    border: usize,
+) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; border];
     let mut used = 0;
     loop {
-        match sys::pread(locks, &mut text[used..], offset(used))? {
+        match pread(&mut text[used..], used)? {
             0 => break,
             read => used += read,
         }
@@ -102,18 +123,20 @@ fn read_whole(locks: BorrowedFd<'_>, reading: usize) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Whether the table is no longer than what was read.
-fn is_whole(locks: BorrowedFd<'_>, length: usize) -> io::Result<bool> {
-    Ok(sys::pread(locks, &mut [0], offset(length + 1))? == 0)
-}
-
-fn offset(length: usize) -> libc::off_t {
-    length.try_into().expect("the table fits into memory")
+/// The locks in a text of the table, sorted by file; those of one file as they stand there.
+fn locks(text: &[u8]) -> Vec<Lock> {
+    let mut locks: Vec<Lock> = Vec::new();
+    for line in text.split(|&byte| byte == b'\n') {
+        locks.extend(parse(line).map(|lock| Lock { nth: locks.len(), ..lock }));
+    }
+    locks.sort_unstable_by_key(|lock| (lock.file, lock.nth));
+    locks
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Lock {
     file: FileId,
+    nth: usize,
     pid: u32,
     waits: bool,
 }
@@ -131,7 +154,7 @@ fn parse(line: &[u8]) -> Option<Lock> {
     let major = u32::from_str_radix(file.next()?, 16).ok()?;
     let minor = u32::from_str_radix(file.next()?, 16).ok()?;
     let ino = file.next()?.parse().ok()?;
-    Some(Lock { pid, file: FileId { dev: libc::makedev(major, minor), ino }, waits })
+    Some(Lock { file: FileId { dev: libc::makedev(major, minor), ino }, nth: 0, pid, waits })
 }
 
 #[cfg(test)]
@@ -142,12 +165,12 @@ mod tests {
     fn waiters_and_other_kinds_of_lock_are_not_holders() {
         let file = FileId { dev: libc::makedev(0xfd, 1), ino: 5678 };
         let holder = b"1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF";
-        assert_eq!(parse(holder), Some(Lock { pid: 1234, file, waits: false }));
+        assert_eq!(parse(holder), Some(Lock { file, nth: 0, pid: 1234, waits: false }));
         for waiter in [
             "1: -> FLOCK  ADVISORY  WRITE 7 fd:01:5678 0 EOF",
             "1:  -> FLOCK  ADVISORY  WRITE 7 fd:01:5678 0 EOF",
         ] {
-            assert_eq!(parse(waiter.as_bytes()), Some(Lock { pid: 7, file, waits: true }));
+            assert_eq!(parse(waiter.as_bytes()), Some(Lock { file, nth: 0, pid: 7, waits: true }));
         }
         assert_eq!(parse(b"2: POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
         assert_eq!(parse(b"2: -> POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
@@ -159,16 +182,67 @@ mod tests {
 
     #[test]
     fn a_record_has_its_takers_and_waiters() {
-        let text = b"1: FLOCK  ADVISORY  READ  7 fd:01:5 0 EOF\n\
+        const SHARED: &[u8] = b"1: FLOCK  ADVISORY  READ  7 fd:01:5 0 EOF\n\
             1: -> FLOCK  ADVISORY  WRITE 9 fd:01:5 0 EOF\n\
-            2: FLOCK  ADVISORY  READ  8 fd:01:5 0 EOF\n\
-            3: FLOCK  ADVISORY  WRITE 3 fd:01:6 0 EOF\n";
-        let mut table = LockTable::default();
-        table.add(text);
-        // Another reading that lacks one of them takes nothing away.
-        table.add(&text[..text.len() - 42]);
-        let record = |ino| table.records[&FileId { dev: libc::makedev(0xfd, 1), ino }].clone();
-        assert_eq!(record(5), Record { takers: vec![7, 8], waiters: 1 });
-        assert_eq!(record(6), Record { takers: vec![3], waiters: 0 });
+            2: FLOCK  ADVISORY  READ  8 fd:01:5 0 EOF\n";
+        const ONE: &[u8] = b"3: FLOCK  ADVISORY  WRITE 3 fd:01:6 0 EOF\n\
+            3: -> FLOCK  ADVISORY  WRITE 4 fd:01:6 0 EOF\n";
+        let ino = |ino| FileId { dev: libc::makedev(0xfd, 1), ino };
+        let both = [SHARED, ONE].concat();
+        // Another reading that lacks one of them takes nothing away. Where another lock came before
+        // it, a record is read twice.
+        for readings in
+            [vec![both.clone()], vec![both, SHARED.to_vec()], vec![[SHARED, ONE, ONE].concat()]]
+        {
+            let readings = readings.iter().map(|text| locks(text)).collect();
+            let table = LockTable { readings, complete: false };
+            assert_eq!(table.record(ino(5)), Record { takers: vec![7, 8], waiters: 1 });
+            assert_eq!(table.record(ino(6)), Record { takers: vec![3], waiters: 1 });
+            assert_eq!(table.record(ino(7)), Record::default());
+        }
+    }
+
+    /// A table of the kernel's whose text is another one at each reading.
+    fn kernel(texts: &[&str], behind: &[&str]) -> LockTable {
+        let mut reading = 0;
+        LockTable::read_with(|buffer, at| {
+            let text = texts[reading].as_bytes();
+            if at > text.len() {
+                reading += 1;
+                let longer = behind.get(reading - 1).is_some_and(|text| !text.is_empty());
+                return Ok(usize::from(longer));
+            }
+            let text = &text[at..];
+            let read = text.len().min(buffer.len());
+            buffer[..read].copy_from_slice(&text[..read]);
+            Ok(read)
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_table_is_complete_if_two_readings_are_alike_and_nothing_is_behind_them() {
+        const ONE: &str = "1: FLOCK  ADVISORY  WRITE 7 fd:01:5 0 EOF\n";
+        const BOTH: &str = "1: FLOCK  ADVISORY  WRITE 7 fd:01:5 0 EOF\n\
+            2: FLOCK  ADVISORY  WRITE 8 fd:01:6 0 EOF\n";
+        let ino = |ino| FileId { dev: libc::makedev(0xfd, 1), ino };
+        let takers = |table: &LockTable, file| table.record(file).takers;
+
+        assert!(kernel(&[BOTH, BOTH], &[]).complete);
+        // What a border has swallowed at one reading is there at the next.
+        let table = kernel(&[ONE, BOTH, BOTH], &[]);
+        assert!(table.complete);
+        assert_eq!(takers(&table, ino(6)), [8]);
+        let table = kernel(&[ONE, BOTH, ONE, BOTH], &[]);
+        assert!(!table.complete);
+        assert_eq!(takers(&table, ino(6)), [8]);
+        // What was released in the meantime is not.
+        let table = kernel(&[BOTH, ONE, ONE], &[]);
+        assert!(table.complete);
+        assert!(takers(&table, ino(6)).is_empty());
+        // A record that does not fit on a page is skipped each time, but the table is longer.
+        assert!(!kernel(&[ONE; 4], &["2", "2", "2", "2"]).complete);
+        assert!(!kernel(&[ONE, ONE, ONE, BOTH], &["2", "", "2", ""]).complete);
+        assert!(kernel(&[ONE, ONE, ONE, BOTH], &["2", "", "", ""]).complete);
     }
 }

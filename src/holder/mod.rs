@@ -66,14 +66,15 @@ use snapshot::{File, Snapshot};
 pub enum State {
     /// Somebody holds the lock.
     Held,
-    /// It cannot be known from here.
+    /// It cannot be determined from here.
     #[default]
     Unknown,
-    /// Nobody holds the lock: only said when it is known.
+    /// Nobody holds the lock: only returned when that is certain.
     Free,
 }
 
-/// Who holds a session's lock. The answer can be out of date when it arrives: never gate on it.
+/// Who holds a session's lock. The answer may be out of date by the time you read it: never use it to
+/// decide whether to go ahead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
@@ -93,7 +94,7 @@ pub struct Holder {
     pub command: OsString,
     /// The holder's host, at most 63 bytes; empty if unknown.
     pub host: OsString,
-    /// How many processes wait in the kernel's queue for the lock, as far as visible.
+    /// How many processes wait in the kernel's queue for the lock, as far as they are visible.
     pub waiters: u32,
     /// The holder is stopped: by SIGSTOP, by Ctrl-Z, or by a debugger.
     pub suspended: bool,
@@ -119,8 +120,8 @@ pub struct Process {
     pub command: OsString,
 }
 
-/// Who holds the session's lock? Makes no `flock` call, takes nothing, creates nothing, and needs
-/// no permission but to search the directory. A session that nobody ever locked is free.
+/// Tells who holds a session's lock. It makes no `flock` call, takes and creates nothing, and needs only
+/// permission to search the directory. A session that was never locked is free.
 ///
 /// # Errors
 ///
@@ -189,7 +190,7 @@ fn settle(file: &File<'_>, mut holder: Holder) -> Holder {
     holder
 }
 
-/// Every session that has a lock file in the directory (`dir` as in [`holder()`]): held ones first,
+/// Lists every session that has a lock file in the directory (`dir` as in [`holder()`]): held ones first,
 /// then by name. A missing directory has none. The kernel's table is read once for all of them.
 ///
 /// # Errors
@@ -226,12 +227,13 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
         sessions.push(Session { name, holder });
     }
     let held = |session: &Session| session.holder.state == State::Held;
-    sessions.sort_by(|a, b| held(b).cmp(&held(a)).then_with(|| a.name.cmp(&b.name)));
+    sessions.sort_unstable_by(|a, b| held(b).cmp(&held(a)).then_with(|| a.name.cmp(&b.name)));
     Ok(sessions)
 }
 
-/// The processes that have a descriptor of the session's lock, as far as they may be looked at: for
-/// an orphaned lock, those that keep it. Reads the descriptors of every process: not fast.
+/// Lists the processes that have a descriptor of the session's lock, as far as this process may examine
+/// them: for an orphaned lock, those that keep it. This reads the descriptors of every process, which is
+/// slow.
 ///
 /// # Errors
 ///

@@ -2,20 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 
 use super::filesystem::Filesystem;
 use super::lock_table::{LockTable, Record};
 use super::{Holder, State, text};
 use crate::label::{self, Label};
-use crate::procfs::{self, ProcId, ProcStat};
+use crate::procfs::{self, OpenFile, ProcId, ProcStat};
 use crate::sys::{self, FileId, Stat};
-
-type OpenFiles = BTreeMap<FileId, Vec<PathBuf>>;
 
 pub(super) struct Snapshot {
     /// `None` until it is needed; an empty one if it cannot be read.
@@ -24,12 +20,18 @@ pub(super) struct Snapshot {
     pidns: u64,
     /// `/proc` is mounted for that namespace: its numbers are ours.
     own_proc: bool,
-    /// The processes that were looked at, and the files that they have open (`None`: not shown).
-    stats: BTreeMap<u32, Option<ProcStat>>,
-    open_files: BTreeMap<u32, Option<OpenFiles>>,
+    /// What was looked at, sorted by PID.
+    processes: Vec<Seen>,
     /// The last answer was about a taker that does not have the lock any more. If it has died or
     /// released the lock since the table was read, a later snapshot says something else.
     pub doubtful: bool,
+}
+
+/// A process that was looked at: the outer `None` stands for "not yet", the inner one for "not shown".
+struct Seen {
+    pid: u32,
+    stat: Option<Option<ProcStat>>,
+    open_files: Option<Option<Vec<OpenFile>>>,
 }
 
 /// Who has a descriptor of a lock.
@@ -52,8 +54,7 @@ impl Snapshot {
             table: None,
             pidns: label::own_pid_namespace().unwrap_or(0),
             own_proc: procfs::own_number() == Some(sys::getpid()),
-            stats: BTreeMap::new(),
-            open_files: BTreeMap::new(),
+            processes: Vec::new(),
             doubtful: false,
         }
     }
@@ -72,7 +73,7 @@ impl Snapshot {
     /// What the kernel's table says of a file.
     fn record(&mut self, file: &File<'_>) -> Record {
         let in_table = file.filesystem.in_table(file.stat.id);
-        let mut record = self.table().records.get(&in_table).cloned().unwrap_or_default();
+        let mut record = self.table().record(in_table);
         if in_table != file.stat.id && !record.takers.is_empty() {
             // Files of two subvolumes or layers can have the same number in the table.
             self.sort_out(&mut record, file.stat.id);
@@ -267,22 +268,31 @@ impl Snapshot {
         Search { pids, complete }
     }
 
-    /// Whether a process has a descriptor of the file's lock; `None` where we may not look.
-    fn has_locked(&mut self, pid: u32, file: FileId) -> Option<bool> {
-        let descriptors = self.open_files(pid)?.get(&file);
-        Some(descriptors.is_some_and(|all| all.iter().any(|info| procfs::is_flocked(info))))
+    fn seen(&mut self, pid: u32) -> &mut Seen {
+        let at = self.processes.binary_search_by_key(&pid, |seen| seen.pid).unwrap_or_else(|at| {
+            self.processes.insert(at, Seen { pid, stat: None, open_files: None });
+            at
+        });
+        &mut self.processes[at]
     }
 
-    fn open_files(&mut self, pid: u32) -> Option<&OpenFiles> {
-        let open = self.open_files.entry(pid).or_insert_with(|| match procfs::open_files(pid) {
+    /// Whether a process has a descriptor of the file's lock; `None` where we may not look.
+    fn has_locked(&mut self, pid: u32, file: FileId) -> Option<bool> {
+        let open = self.open_files(pid)?;
+        Some(open.iter().any(|open| open.file == file && procfs::is_flocked(&open.info)))
+    }
+
+    fn open_files(&mut self, pid: u32) -> Option<&[OpenFile]> {
+        let open_files = &mut self.seen(pid).open_files;
+        let open = open_files.get_or_insert_with(|| match procfs::open_files(pid) {
             Ok(open) => Some(open),
             // One that is gone has nothing open; one that is hidden may have.
             Err(error) => {
                 let gone = error.kind() == io::ErrorKind::NotFound && !sys::process_exists(pid);
-                gone.then(OpenFiles::new)
+                gone.then(Vec::new)
             }
         });
-        open.as_ref()
+        open.as_deref()
     }
 
     /// Whom a process that has the lock holds it for, if it is a guardian: its pidfd says so.
@@ -292,12 +302,12 @@ impl Snapshot {
             return None;
         }
         let open = self.open_files(pid)?;
-        let target = open.values().flatten().find_map(|info| procfs::pidfd_target(info))?;
+        let target = open.iter().find_map(|open| procfs::pidfd_target(&open.info))?;
         Some(target.filter(|&pid| self.exists(pid)))
     }
 
     fn stat(&mut self, pid: u32) -> Option<ProcStat> {
-        *self.stats.entry(pid).or_insert_with(|| procfs::stat(ProcId::Pid(pid)).ok())
+        *self.seen(pid).stat.get_or_insert_with(|| procfs::stat(ProcId::Pid(pid)).ok())
     }
 
     fn is_stopped(&mut self, pid: u32) -> bool {

@@ -32,6 +32,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -387,6 +388,15 @@ macro_rules! alone {
 }
 #[allow(unused_imports, reason = "no test program uses everything")]
 pub(crate) use alone;
+/// Ends the threads that go on until they are told, also when the test fails.
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// The shared library of this very build. `cargo test` leaves it somewhere among the intermediate
 /// files, so it is built as a user would, with this test's profile and target directory.
 pub fn shared_library() -> &'static Path {

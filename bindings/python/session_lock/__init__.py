@@ -1,6 +1,6 @@
-"""At most one process at a time works on a session.
+"""Named, crash-safe locks between processes on Linux.
 
-A session's lock is an exclusive flock(2) on one small file that is never deleted. It belongs to
+A session is any name that processes agree on. Its lock is an exclusive flock(2) on one small file that is never deleted. It belongs to
 the process that takes it: the kernel frees it when that process ends, however it ends, so there
 are no stale locks and nothing to clean up. A forked child holds nothing.
 
@@ -8,12 +8,12 @@ are no stale locks and nothing to clean up. A forked child holds nothing.
 >>> directory = tempfile.mkdtemp()
 >>> with SessionLock("nightly-build", directory=directory) as lock:
 ...     holder("nightly-build", directory=directory).pid == os.getpid()
-...     lock.check()  # before the step that must not run twice
+...     lock.check()  # before a step that must not run twice
 True
 >>> holder("nightly-build", directory=directory).state
 <State.FREE: 0>
 
-If it is locked already (here by this very process, with another object):
+If it is already locked (here by this very process, with another object):
 
 >>> with SessionLock("nightly-build", directory=directory):
 ...     with SessionLock("nightly-build", timeout=0.01, directory=directory):
@@ -39,8 +39,8 @@ As a decorator:
 >>> build()
 'built'
 
-The library itself, libsession_lock.so.0, comes with the package. $SESSION_LOCK_LIBRARY (a path) names
-another one; without either, it is looked for where the dynamic linker looks.
+The package contains the library itself, libsession_lock.so.0. Set $SESSION_LOCK_LIBRARY to the path of
+another one to use that. If there is neither, the dynamic linker looks for it in the usual places.
 """
 
 from ._errors import (

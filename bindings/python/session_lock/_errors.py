@@ -74,10 +74,15 @@ def failure(
     try:
         if session is not None:
             filename = _library.path_of(directory, session)
+        elif directory is None:
+            filename = os.path.dirname(_library.path_of(None, b"s"))
     except OSError:
         pass  # there is no such path, which is what the call has said, too
     if text is None and number == errno.EPERM:
-        text = _why_not_trusted(directory, filename)
+        if filename is None:
+            text = _why_no_default()
+        else:
+            text = _why_not_trusted(directory, session, filename)
     if text is None:
         text = _TEXTS.get(number) or os.strerror(number)
     kind = _KINDS.get(number, LockError)
@@ -89,27 +94,42 @@ def not_owned(directory: Optional[bytes], session: bytes, text: str) -> LockNotO
     return LockNotOwned(errno.EPERM, text, path)
 
 
-def _why_not_trusted(directory: Optional[bytes], path: Optional[bytes]) -> Optional[str]:
-    """The reason behind EPERM, which is all that the library says: its rules, applied once more."""
-    named = os.environb.get(b"SESSION_LOCK_DIR")
-    if directory is None:
-        if named and (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
+# The library says EPERM and nothing else. So its rules are applied once more, for the reader.
+
+
+def _why_no_default() -> str:
+    """Why who names no directory gets none."""
+    named = os.environ.get("SESSION_LOCK_DIR")
+    if not named:
+        if not _has_a_number_outside():
             return (
-                "$SESSION_LOCK_DIR is set, and this program runs with raised privileges: "
-                "pass directory="
+                "the user has no number outside of this user namespace, after which the directory "
+                "would be named: pass directory= or set $SESSION_LOCK_DIR"
             )
-        if named and not named.startswith(b"/"):
-            return f"$SESSION_LOCK_DIR is not an absolute path: {os.fsdecode(named)!r}"
-        if not named and _tmp_is_private():
-            return (
-                "this service has a /tmp of its own (PrivateTmp=), so others would not find the "
-                "lock: pass directory= or set $SESSION_LOCK_DIR"
-            )
-    if path is None or (directory is None and path == named):
-        return None
-    parent = os.path.dirname(path) if path != directory else path
+        return (
+            "this service has a /tmp of its own (PrivateTmp=), so others would not find the lock: "
+            "pass directory= or set $SESSION_LOCK_DIR"
+        )
+    if not named.startswith("/"):
+        return f"$SESSION_LOCK_DIR is not an absolute path: {named!r}"
+    return "$SESSION_LOCK_DIR is set, and this program runs with raised privileges: pass directory="
+
+
+def _has_a_number_outside() -> bool:
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as table:
+            ranges = [[int(number) for number in line.split()] for line in table]
+    except OSError:
+        return True
+    return any(first <= os.geteuid() < first + count for first, _, count in ranges)
+
+
+def _why_not_trusted(
+    directory: Optional[bytes], session: Optional[bytes], path: bytes
+) -> Optional[str]:
+    parent = path if session is None else os.path.dirname(path)
     where = os.fsdecode(parent)
-    default = directory is None and not named
+    default = directory is None and not os.environ.get("SESSION_LOCK_DIR")
     try:
         found = os.lstat(parent) if default else os.stat(parent)
         if default:
@@ -121,20 +141,13 @@ def _why_not_trusted(directory: Optional[bytes], path: Optional[bytes]) -> Optio
                 return f"not safe to trust: {where} is open to others (chmod 700)"
         if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
             return f"not safe to trust: everybody can write {where}, which has no sticky bit (chmod +t)"
+        if session is None:
+            return None
         found = os.lstat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-            return "not safe to trust: the lock file has more than one hard link"
-        if not stat.S_ISREG(found.st_mode) and path != parent:
+        if not stat.S_ISREG(found.st_mode):
             return "not safe to trust: the lock file is not a regular file"
+        if found.st_nlink > 1:
+            return "not safe to trust: the lock file has more than one hard link"
     except OSError:
         pass  # then the system call that failed says it
     return None
-
-
-def _tmp_is_private() -> bool:
-    try:
-        with open("/proc/self/mountinfo", "rb") as table:
-            mounts = [line.split() for line in table]
-    except OSError:
-        return False
-    return any(mount[4] == b"/tmp" and b"systemd-private-" in mount[3] for mount in mounts)

@@ -26,7 +26,8 @@ class State(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a session's lock. The answer can be out of date at once: never gate on it."""
+    """Who holds a session's lock. The answer may be out of date at once: never use it to decide whether
+    to go ahead."""
 
     state: State
     pid: Optional[int]
@@ -88,14 +89,14 @@ def ask(directory: Optional[bytes], session: bytes) -> Holder:
 
 
 def holder(session: Name, *, directory: Directory = None) -> Holder:
-    """Who holds the session's lock? Asking never takes it, and creates nothing."""
+    """Tell who holds the session's lock. Asking never takes it, and creates nothing."""
     return ask(_library.encode_directory(directory), _library.encode_session(session))
 
 
 def sessions(*, directory: Directory = None) -> Dict[str, Holder]:
-    """Every session that has a lock file, and who holds it: held ones first, then by name.
+    """List every session that has a lock file, and who holds it: held ones first, then by name.
 
-    A name that is no text is decoded as file names are (``os.fsdecode``).
+    A name that is not valid text is decoded as file names are (``os.fsdecode``).
     """
     found: List[Tuple[str, Info]] = []
 
@@ -112,7 +113,7 @@ def sessions(*, directory: Directory = None) -> Dict[str, Holder]:
 
 
 def path(session: Name, *, directory: Directory = None) -> Path:
-    """The session's lock file, for use with other tools. Creates nothing."""
+    """Return the path of the session's lock file, for use with other tools. Creates nothing."""
     encoded, name = _library.encode_directory(directory), _library.encode_session(session)
     try:
         return Path(os.fsdecode(_library.path_of(encoded, name)))

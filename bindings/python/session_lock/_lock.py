@@ -30,25 +30,24 @@ _OWN = object()
 
 
 class _Thread(threading.local):
-    """What belongs to one thread. Its number (``get_ident``) is given to another one once it ends."""
+    """One thread. Its number (``get_ident``) is given to another one once it ends."""
 
     def __init__(self) -> None:
         self.identity = object()
-        self.holds: Dict[int, Tuple[_Owner, _wait.File, _Hold]] = {}
 
 
 class _Hold(Handle):
     """One owner's hold on the lock."""
 
     count = 1
-    holds: Dict[int, Tuple[_Owner, _wait.File, _Hold]]
-    """Those of the thread that acquired it, this one among them."""
 
 
 # The process, and in it the task or else the thread. So a forked child owns nothing of its parent's.
 _Owner = Tuple[int, object]
 
 _thread = _Thread()
+# All holds, by their id(): each with its thread.
+_held: Dict[int, Tuple[object, _Owner, _wait.File, _Hold]] = {}
 _modules, _pid = sys.modules, os.getpid
 
 
@@ -76,7 +75,7 @@ def _seconds(timeout: Optional[float]) -> Optional[float]:
         return None
     if isinstance(timeout, bool):
         raise TypeError("timeout is a number of seconds or None, not a bool")
-    if math.isnan(timeout) or (timeout < 0 and timeout != -1):
+    if not (timeout >= 0 or timeout == -1):  # nor is NaN
         raise ValueError(f"timeout must be None, -1, or a number of seconds from 0 on: {timeout!r}")
     return None if timeout == -1 or timeout == math.inf else timeout
 
@@ -124,10 +123,10 @@ class SessionLock:
         timeout: Optional[float] = 0,
         on_wait: Optional[Callable[[Holder], object]] = None,
     ) -> _Self:
-        """The lock that has this file, which other tools lock with ``flock``, too.
+        """The lock on this very file, which other tools lock with ``flock``, too.
 
-        The file's name must be one that a session's can have: ``NAME.lock``, of letters, digits,
-        ``_``, ``-``, ``.`` and ``%XX``. ValueError for any other.
+        The file must be named like a session's: ``NAME.lock``, with letters, digits, ``_``, ``-``,
+        ``.`` and ``%XX``. ValueError otherwise.
 
         >>> SessionLock.for_file("/var/lock/app/nightly.lock").session
         'nightly'
@@ -174,7 +173,7 @@ class SessionLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process holds the lock by this object, in whatever thread or task."""
+        """Whether this process holds the lock through this object, in any thread or task."""
         pid = _pid()
         return any(owner[0] == pid for owner in list(self._holds))
 
@@ -182,17 +181,17 @@ class SessionLock:
     def token(self) -> int:
         """A fencing token: larger than that of every earlier holder of the session.
 
-        Pass it to what the lock protects, which can then refuse somebody who has lost the lock
-        without knowing.
+        Pass it to the resource that the lock protects, which can then refuse a holder that lost
+        the lock without noticing.
         """
         token = ctypes.c_uint64()
         self._raise_for(_library.token(self._any_hold(), token))
         return token.value
 
     def check(self) -> None:
-        """Raise LockStale if the file was deleted or replaced: then others do not see this lock.
+        """Raise LockStale if the file was deleted or replaced, so that others do not see this lock.
 
-        To be called before a step that must not run twice; by any thread of the holder's process.
+        Call it before a step that must not run twice, from any thread of the holder's process.
         """
         self._raise_for(_library.check(self._any_hold()))
 
@@ -227,10 +226,10 @@ class SessionLock:
         return True
 
     async def acquire_async(self, timeout: Optional[float] = cast(Optional[float], _OWN)) -> bool:
-        """As ``acquire``, but only the calling task waits. To be released by ``release``.
+        """Like ``acquire``, but only the calling task waits. Release the lock with ``release``.
 
-        When the task is cancelled, the lock is not taken. There is one thread for all tasks of an
-        event loop that wait for the same lock.
+        If the task is cancelled, the lock is not taken. All tasks of an event loop that wait for the
+        same lock share one thread.
         """
         import asyncio
 
@@ -259,14 +258,13 @@ class SessionLock:
 
     def _add(self, owner: _Owner, hold: _Hold) -> None:
         self._holds[owner] = hold
-        hold.holds = holds = _thread.holds
-        holds[id(hold)] = owner, self._file, hold
+        _held[id(hold)] = _thread.identity, owner, self._file, hold
 
     def _undo(self, owner: _Owner, hold: _Hold) -> None:
         """After a failure, Ctrl-C included, which can come anywhere."""
         if self._holds.get(owner) is hold:
             del self._holds[owner]
-        _thread.holds.pop(id(hold), None)
+        _held.pop(id(hold), None)
         _library.release(hold)  # no harm is done where there is nothing to release
 
     def _begin_to_wait(
@@ -282,7 +280,9 @@ class SessionLock:
 
     def _refuse_deadlock(self, task: Optional[_Owner]) -> None:
         """Raises LockDeadlock if the holder cannot go on until this wait has ended."""
-        for owner, file, hold in list(_thread.holds.values()):
+        for thread, owner, file, hold in list(_held.values()):
+            if thread is not _thread.identity:
+                continue
             # A waiting task stops only itself, and what runs the loop.
             goes_on = task is not None and isinstance(owner[1], weakref.ref) and owner != task
             if not goes_on and self._is_held_by(file, hold):
@@ -315,9 +315,9 @@ class SessionLock:
     # ------------------------------------------------------------------------------- releasing
 
     def release(self) -> None:
-        """Free the lock, once for each ``acquire``; LockNotOwned if the caller does not hold it.
+        """Release the lock, once for each ``acquire``; LockNotOwned if the caller does not hold it.
 
-        LockStale as in ``check``, but it is released all the same.
+        LockStale as for ``check``, but the lock is released all the same.
         """
         owner = _owner()
         hold = self._holds.get(owner)
@@ -328,7 +328,7 @@ class SessionLock:
             return
         # First, for others may get the lock as soon as it is free.
         del self._holds[owner]
-        hold.holds.pop(id(hold), None)
+        _held.pop(id(hold), None)
         code = _library.release(hold)
         if code != 0:
             self._raise_for(code)
@@ -385,9 +385,13 @@ class SessionLock:
             # A forked child leaves its parent's block. In the process itself it is a mistake.
             if error is None and (self.held or not self._holds):
                 raise
-        except LockError:
+        except LockError as failed:
             if error is None:
                 raise
+            # It does not hide the block's own error. (Python has notes from 3.11 on.)
+            add_note = getattr(error, "add_note", None)
+            if add_note is not None:
+                add_note(f"and when the lock was released: {failed}")
 
     async def __aenter__(self: _Self) -> _Self:
         await self.acquire_async()
@@ -436,11 +440,14 @@ class SessionLock:
         return f"<{type(self).__name__} {self._name!r}{where}{held}>"
 
     def __del__(self) -> None:
-        for owner, hold in list(getattr(self, "_holds", {}).items()):
+        holds = getattr(self, "_holds", None)
+        if not holds:
+            return
+        for owner, hold in list(holds.items()):
             # What a forked child has of its parent's is the parent's.
             if owner[0] == _pid():
                 text = f"{self!r} was dropped while held"
-                hold.holds.pop(id(hold), None)
+                _held.pop(id(hold), None)
                 _library.release(hold)
                 warnings.warn(text, ResourceWarning, source=self)
 

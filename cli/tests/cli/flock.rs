@@ -109,11 +109,11 @@ fn what_its_users_type_out_of_habit_is_answered_with_the_line_that_does_it_here(
     for (line, answer) in [
         (
             "run -n s touch ran",
-            "'-n' is flock(1)'s, not session-lock's: without -w or -t it does not wait",
+            "'-n' is an option of flock(1), not of session-lock: session-lock does not wait without -w or -t",
         ),
-        ("run --nonblock s touch ran", "without -w or -t it does not wait"),
+        ("run --nonblock s touch ran", "does not wait without -w or -t"),
         ("run -x s touch ran", "every session lock is exclusive"),
-        ("run -qxn s touch ran", "'-qxn' is flock(1)'s"),
+        ("run -qxn s touch ran", "'-qxn' is an option of flock(1)"),
         ("acquire -e s", "every session lock is exclusive"),
         ("run -s s touch ran", "every session lock is exclusive"),
         ("run -o s touch ran", "COMMAND does not get the lock's descriptor"),
@@ -121,11 +121,11 @@ fn what_its_users_type_out_of_habit_is_answered_with_the_line_that_does_it_here(
         ("run -c 'touch ran' s", "session-lock run SESSION -- sh -c '...'"),
         ("acquire -u s", "session-lock release SESSION"),
         ("run -F s touch ran", "COMMAND is always executed in place"),
-        ("-n s.lock touch ran", "'-n' is flock(1)'s"),
+        ("-n s.lock touch ran", "'-n' is an option of flock(1)"),
         // Without an answer, "10" would be the session, and "touch" or "s" the command.
         (
             "run -w 10 touch ran",
-            "-w takes no number, and waits as long as it takes: -t 10 waits 10 seconds",
+            "-w takes no number: it waits as long as it takes; -t 10 waits 10 seconds",
         ),
         ("run -qw 2.5 s touch ran", "-t 2.5 waits 2.5 seconds"),
         ("run -w10 s touch ran", "-t 10 waits 10 seconds"),

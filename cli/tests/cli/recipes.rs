@@ -1,16 +1,24 @@
-//! The recipes of `docs/recipes.md`, as they stand there.
+//! The scripts in `docs/guide.md`, as they stand there.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::{Place, support};
+use crate::{Place, support, until};
 
-const RECIPES: &str = include_str!("../../recipes.md");
+const GUIDE: &str = include_str!("../../guide.md");
 
-/// The blocks of a language, in order.
-fn blocks(language: &str) -> Vec<&'static str> {
+/// The blocks of a language in one section, in order.
+fn blocks(section: &str, language: &str) -> Vec<&'static str> {
+    let (_, text) = GUIDE.split_once(&format!("\n## {section}\n")).expect(section);
+    let text = text.split("\n## ").next().unwrap();
     let fence = format!("```{language}\n");
-    RECIPES.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+/// A block that is the only one.
+fn block(section: &str, language: &str) -> &'static str {
+    let [block] = blocks(section, language)[..] else { panic!("one block in {section}") };
+    block
 }
 
 /// What a script prints, and its exit code, while the session is free and while it is held.
@@ -25,7 +33,8 @@ fn outcomes(place: &Place, script: &str, session: &str) -> [(String, i32); 2] {
     };
     let free = run();
     let holding = place.hold(&[session]);
-    let held = run();
+    let (told, code) = run();
+    let held = (told.replace(&holding.pid().to_string(), "PID"), code);
     holding.finish();
     place.until_free(session);
     [free, held]
@@ -35,7 +44,7 @@ fn outcomes(place: &Place, script: &str, session: &str) -> [(String, i32); 2] {
 fn each_script_does_what_it_says() {
     let place = Place::new();
     let timed_out = 124;
-    let expected: [(&str, &str, i32, &str, i32); 9] = [
+    let expected: [(&str, &str, i32, &str, i32); 11] = [
         (
             "deploy",
             "before: others may be here, too\ninside: nobody else is\nafter\n",
@@ -47,16 +56,19 @@ fn each_script_does_what_it_says() {
         ("nightly", "the only one\n", 0, "", 75),
         ("sync", "syncing\n", 0, "somebody else is syncing\n", 0),
         ("sync", "syncing\ndone\n", 0, "somebody else is syncing\n", 0),
+        ("daemon", "running\n", 0, "already running, as process PID\n", 0),
         ("report", "reporting\n", 0, "", 75),
         ("publish", "preparing\npublishing\n", 0, "", timed_out),
         ("disk-red", "", 0, "", timed_out),
         ("feed", "still held\n", 0, "", 1),
+        ("deploy-staging", "building\nswitching over\n", 0, "", 75),
     ];
-    let scripts = blocks("sh");
+    let mut scripts = blocks("Shell recipes", "sh");
+    scripts.extend(blocks("A deploy script", "sh"));
     assert_eq!(scripts.len(), expected.len());
     for (script, (session, free, code, held, code_held)) in scripts.into_iter().zip(expected) {
         // Nobody waits half a minute for a test.
-        let script = script.replace("-t 30", "-t 0.3");
+        let script = script.replace("-t 30", "-t 0.3").replace("-t 600", "-t 0.6");
         let [outcome, outcome_held] = outcomes(&place, &script, session);
         if session == "disk-red" {
             let mut lines: Vec<_> = outcome.0.lines().collect();
@@ -74,7 +86,7 @@ fn each_script_does_what_it_says() {
 #[test]
 fn each_makefile_and_crontab_does_what_it_says() {
     let place = Place::new();
-    let [line] = blocks("crontab")[..] else { panic!("one line") };
+    let line = block("Shell recipes", "crontab");
     let command = line.trim().splitn(6, char::is_whitespace).last().unwrap().trim();
     fs::write(place.path().join("fetch.sh"), "#!/bin/sh\necho fetched\n").unwrap();
     let mode = fs::Permissions::from_mode(0o755);
@@ -86,7 +98,7 @@ fn each_makefile_and_crontab_does_what_it_says() {
     if !support::have("make") {
         return;
     }
-    let makefiles = blocks("make");
+    let makefiles = blocks("Shell recipes", "make");
     for (text, expected) in
         makefiles.iter().zip(["migrating one\nmigrating two\n", "dump\nrestore\n"])
     {
@@ -100,7 +112,8 @@ fn each_makefile_and_crontab_does_what_it_says() {
 fn the_man_page_has_them() {
     let place = Place::new();
     let page = place.output("session-lock man");
-    for script in blocks("sh").into_iter().chain(blocks("crontab")).chain(blocks("make")) {
+    let scripts = ["sh", "crontab", "make"].map(|language| blocks("Shell recipes", language));
+    for script in scripts.concat() {
         let first = script.lines().find(|line| line.contains("session-lock")).unwrap().trim();
         let first = first
             .replace('\\', "\\e")
@@ -109,4 +122,64 @@ fn the_man_page_has_them() {
             .replace('"', "\\(dq");
         assert!(page.contains(&first), "{first}");
     }
+}
+
+/// What systemd and a CI run: the command behind the key, with a COMMAND of our own.
+#[test]
+fn each_service_and_job_does_what_it_says() {
+    let place = Place::new();
+    let services = blocks("systemd services", "ini").concat();
+    let commands = services.lines().filter_map(|line| line.strip_prefix("ExecStart="));
+    let mut commands: Vec<_> = commands
+        .map(|line| {
+            let (ours, command) = line.split_once(" -- /usr/local/bin/").unwrap();
+            format!("{} -- echo {command}", ours.strip_prefix("/usr/local/bin/").unwrap())
+        })
+        .collect();
+    let job = block("CI", "yaml").lines().find_map(|line| line.trim().strip_prefix("- run: "));
+    commands.push(job.unwrap().replace("./deploy.sh", "echo deploy").replace("-t 600", "-t 0.6"));
+    let sessions = ["index", "backup", "staging"];
+    let printed = ["index-server\n", "backup\n", "deploy\n"];
+    assert_eq!(commands.len(), 3);
+    for ((command, session), printed) in commands.iter().zip(sessions).zip(printed) {
+        assert_eq!(place.output(command), printed);
+        let holding = place.hold(&[session]);
+        let output = place.run(&format!("timeout 1 {command}"));
+        let code = output.status.code().unwrap();
+        assert_eq!(output.stdout, b"", "{command}");
+        assert_eq!(code, [124, 0, 75][sessions.iter().position(|s| *s == session).unwrap()]);
+        holding.finish();
+        place.until_free(session);
+    }
+}
+
+/// The lock in the terminal, and the terminal in the lock.
+#[test]
+fn tmux_does_what_the_guide_says() {
+    if !support::have("tmux") {
+        return;
+    }
+    let place = Place::new();
+    let tmux = |line: &str| {
+        let script = line.replace("tmux ", "tmux -f /dev/null ");
+        place.output(&format!("unset TMUX; export TMUX_TMPDIR=$PWD\n{script}"))
+    };
+    fs::write(place.path().join("train.sh"), "#!/bin/sh\necho $$ >pid\nread line\n").unwrap();
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(place.path().join("train.sh"), mode).unwrap();
+    tmux(block("tmux and screen", "sh"));
+    let pid = || fs::read_to_string(place.path().join("pid")).unwrap_or_default();
+    until("the script runs", || pid().ends_with('\n'));
+    assert_eq!(place.output("session-lock holder train"), pid());
+    tmux("tmux kill-server");
+    place.until_free("train");
+
+    // `new-session -d` ends as a client does that is detached.
+    tmux("session-lock run train -- tmux new-session -d 'read line'");
+    place.until_free("train");
+    tmux("tmux kill-server");
+    tmux("session-lock run -i train -- tmux new-session -d 'read line'");
+    assert_eq!(place.run("session-lock run train -- true").status.code(), Some(75));
+    tmux("tmux kill-server");
+    place.until_free("train");
 }

@@ -181,7 +181,7 @@ fn what_is_held_already_is_refused_at_once() {
         let output = place.run(&script);
         assert_eq!(output.stdout, b"75\n0\n", "{options}");
         let message = String::from_utf8(output.stderr).unwrap();
-        assert!(message.contains("already held by this process"), "{message}");
+        assert!(message.contains("which is the process to acquire it for"), "{message}");
     }
     // By the command that runs the script, or by the script for what it runs.
     let output = place.run("session-lock run s -- sh -c 'session-lock acquire -w s; echo $?'");
@@ -189,7 +189,7 @@ fn what_is_held_already_is_refused_at_once() {
     let output = place.run("session-lock acquire s; session-lock run -w s -- true; echo $?; sh -c 'session-lock acquire -w s; echo $?'");
     assert_eq!(output.stdout, b"75\n75\n");
     let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(message.matches("which has started this command").count(), 2, "{message}");
+    assert_eq!(message.matches("an ancestor of this command").count(), 2, "{message}");
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_makefile_and_a_container_can_hold_a_lock() {
     if support::is_root() && support::have("unshare") {
         let script = "unshare --kill-child --pid --fork --mount-proc sh -c 'session-lock acquire s 2>&1; echo $?
             session-lock acquire --for $$ s; session-lock check --for 1 s; echo $?; session-lock holder s; session-lock release --for $$ s; echo $?'";
-        let expected = "session-lock: session-lock was started by PID 1: say for which process, such as --for $$\n2\n0\n1\n0\n";
+        let expected = "session-lock: started by PID 1: use --for PID to say which process is to hold the lock\n2\n0\n1\n0\n";
         assert_eq!(place.output(script), expected);
     }
 }
@@ -284,7 +284,7 @@ fn it_waits_as_run_does() {
     assert_eq!(output.stdout, b"75\n9\n");
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(
-        message.contains("; -w waits for it\n") && message.ends_with("; waited 300ms\n"),
+        message.contains("; use -w to wait\n") && message.ends_with("; gave up after 300ms\n"),
         "{message}"
     );
     assert_eq!(place.output("session-lock acquire -q s; echo $?"), "75\n");
@@ -326,7 +326,7 @@ fn a_process_that_cannot_hold_it_is_named() {
         );
         assert_eq!(
             message,
-            format!("session-lock: process {} is another user's\n125\n", std::process::id())
+            format!("session-lock: process {} belongs to another user\n125\n", std::process::id())
         );
     }
     assert!(!place.lock_file("s").exists());

@@ -119,7 +119,7 @@ fn an_orphaned_lock_names_both_processes() {
         format!("{process} (sh -c echo $$ >up; read line <end), which inherited it from ");
     assert!(out.contains(&expected), "{out}");
     assert!(err.contains(&format!("'s' is held by {expected}")), "{err}");
-    assert!(err.contains(" (gone); -w waits for it\n"), "{err}");
+    assert!(err.contains(" (gone); use -w to wait\n"), "{err}");
     assert!(out.contains(r#""orphaned": true"#), "{out}");
 }
 

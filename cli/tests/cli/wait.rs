@@ -29,7 +29,7 @@ fn it_gives_up_when_the_time_is_over() {
     assert_eq!(output.status.code(), Some(75));
     assert_eq!(output.stdout, b"");
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.ends_with("; waited 300ms\n"), "{message}");
+    assert!(message.ends_with("; gave up after 300ms\n"), "{message}");
     holding.finish();
 }
 
@@ -88,7 +88,7 @@ fn a_lock_that_an_ancestor_holds_is_refused_at_once() {
             assert_eq!(output.status.code(), Some(75), "{outer}");
             assert_eq!(output.stdout, b"", "{outer}");
             let message = String::from_utf8(output.stderr).unwrap();
-            assert!(message.contains("has started this command"), "{message}");
+            assert!(message.contains("an ancestor of this command"), "{message}");
             place.until_free("s");
         }
     }
@@ -208,7 +208,7 @@ fn a_holder_that_is_stopped_is_called_suspended() {
     });
     let output = place.run("session-lock run s -- true; session-lock list");
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.ends_with("; exit 7), suspended; -w waits for it\n"), "{message}");
+    assert!(message.ends_with("; exit 7), suspended; use -w to wait\n"), "{message}");
     let list = String::from_utf8(output.stdout).unwrap();
     assert!(list.ends_with("; exit 7 (suspended)\n"), "{list}");
     crate::signal(holding.pid(), libc::SIGCONT);
