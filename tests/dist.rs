@@ -252,8 +252,8 @@ fn lintian_finds_no_error() {
     let Some(dist) = dist(&["lintian"]) else { return };
     let mut lintian = Command::new("sh");
     lintian.args(["-c", "lintian --fail-on error --allow-root *.deb 2>&1"]).current_dir(dist);
-    let told = run(&mut lintian);
-    assert!(!told.lines().any(|line| line.starts_with("E: ")), "{told}");
+    let output = lintian.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
