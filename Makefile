@@ -107,14 +107,15 @@ ifneq ($(PRIVATE),)
 		$(patsubst $(PREFIX)/%,%,$(filter $(PREFIX)/%,$(PROGRAM_DIRS) $(LIBRARY_DIRS))) 2>/dev/null || true
 endif
 
-# Which targets of Rust the static program is made for, and whether the source archive has the sources of
-# all crates.
+# Where, which targets of Rust the static program is made for, and whether the source archive has the sources
+# of all crates.
+DIST   = dist
 STATIC = x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 VENDOR =
 
 dist: all
-	VERSION='$(VERSION)' SONAME='$(SONAME)' BUILD='$(BUILD)' CARGO='$(CARGO)' STATIC='$(STATIC)' \
-		VENDOR='$(VENDOR)' packaging/dist
+	DIST='$(DIST)' VERSION='$(VERSION)' SONAME='$(SONAME)' BUILD='$(BUILD)' CARGO='$(CARGO)' \
+		STATIC='$(STATIC)' VENDOR='$(VENDOR)' packaging/dist
 
 clean:
-	rm -rf $(TARGET) target/static dist
+	rm -rf $(TARGET) target/static target/dist $(DIST)
