@@ -1,12 +1,12 @@
 /*
  * ensure SESSION [--wait-lock SECONDS] -- COMMAND [ARG]...
  *
- * Runs COMMAND while no other process works on SESSION, and publishes what COMMAND has printed: the
- * step that must not happen twice, and that happens only if the lock is still held then.
+ * Runs COMMAND while no other process holds the lock of SESSION, and then publishes COMMAND's output. That
+ * step must not run twice, so it only happens if the lock is still held.
  *
- * Exit status: COMMAND's; 75 if somebody else has the lock; 125 if the lock is no good; 2 for a wrong
- * call. (If this program is killed, COMMAND lives on, without the lock. To bind the lock to a
- * command's life there is `session-lock run`.)
+ * Exit status: COMMAND's; 75 if another process has the lock; 125 if the lock fails or was lost; 2 for wrong
+ * usage. (If this program is killed, COMMAND runs on, without the lock. To tie the lock to the command itself, use
+ * `session-lock run`.)
  *
  *   cc ensure.c $(pkg-config --cflags --libs session_lock) -o ensure
  */

@@ -1,11 +1,11 @@
 // Command ensure SESSION [--wait-lock SECONDS] -- COMMAND [ARG]...
 //
-// It runs COMMAND while no other process works on SESSION, and publishes what COMMAND has printed:
-// the step that must not happen twice, and that happens only if the lock is still held then.
+// It runs COMMAND while no other process holds the lock of SESSION, and then publishes COMMAND's output. That
+// step must not run twice, so it only happens if the lock is still held.
 //
-// Exit status: COMMAND's; 75 if somebody else has the lock; 125 if the lock is no good; 2 for a
-// wrong call. (If this program is killed, COMMAND lives on, without the lock. To bind the lock to a
-// command's life there is `session-lock run`.)
+// Exit status: COMMAND's; 75 if another process has the lock; 125 if the lock fails or was lost; 2 for wrong
+// usage. (If this program is killed, COMMAND runs on, without the lock. To tie the lock to the command itself, use
+// `session-lock run`.)
 package main
 
 import (
@@ -42,7 +42,7 @@ func sayWho(session, what string) {
 	say(session, what)
 }
 
-// take takes the lock; it waits for it if the time for that is not negative.
+// take takes the lock; it waits for it if the timeout is not negative.
 func take(session string, wait time.Duration) (*sessionlock.Lock, error) {
 	lock, err := sessionlock.Acquire("", session)
 	if !errors.Is(err, sessionlock.ErrHeld) || wait < 0 {
@@ -54,7 +54,7 @@ func take(session string, wait time.Duration) (*sessionlock.Lock, error) {
 	return sessionlock.Wait(ctx, "", session)
 }
 
-// work is what is done while the lock is held; its exit status.
+// work does the work while the lock is held; it returns the exit status.
 func work(lock *sessionlock.Lock, session string, command []string) int {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
@@ -101,7 +101,7 @@ func ensure(session string, wait time.Duration, command []string) int {
 	return work(lock, session, command)
 }
 
-// parse understands the command line, or not.
+// parse parses the command line.
 func parse(args []string) (session string, wait time.Duration, command []string, ok bool) {
 	wait = -1
 	if len(args) > 3 && args[1] == "--wait-lock" {

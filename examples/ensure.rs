@@ -1,11 +1,11 @@
 //! `ensure SESSION [--wait-lock SECONDS] -- COMMAND [ARG]...`
 //!
-//! Runs COMMAND while no other process works on SESSION, and publishes what COMMAND has printed: the
-//! step that must not happen twice, and that happens only if the lock is still held then.
+//! Runs COMMAND while no other process holds the lock of SESSION, and then publishes COMMAND's output. That
+//! step must not run twice, so it only happens if the lock is still held.
 //!
-//! Exit status: COMMAND's; 75 if somebody else has the lock; 125 if the lock is no good; 2 for a
-//! wrong call. (If this program is killed, COMMAND lives on, without the lock. To bind the lock to a
-//! command's life there is `session-lock run`.)
+//! Exit status: COMMAND's; 75 if another process has the lock; 125 if the lock fails or was lost; 2 for wrong
+//! usage. (If this program is killed, COMMAND runs on, without the lock. To tie the lock to the command itself, use
+//! `session-lock run`.)
 
 use std::env;
 use std::error::Error;
@@ -33,7 +33,7 @@ fn say_who(session: &OsStr, what: &str) {
     eprintln!("ensure: {}: {what}{who}", session.to_string_lossy());
 }
 
-/// Takes the lock; waits for it if there is a time for that.
+/// Takes the lock; waits for it if there is a timeout.
 fn take(session: &OsStr, wait: Option<Duration>) -> Result<SessionLock, LockError> {
     match SessionLock::acquire(None, session) {
         // This program has no signal handler that could interrupt the wait.
@@ -45,7 +45,7 @@ fn take(session: &OsStr, wait: Option<Duration>) -> Result<SessionLock, LockErro
     }
 }
 
-/// What is done while the lock is held; the exit status.
+/// Does the work while the lock is held; returns the exit status.
 fn work(lock: &SessionLock, command: &[OsString]) -> Result<u8, Box<dyn Error>> {
     let run = Command::new(&command[0])
         .args(&command[1..])
@@ -90,7 +90,7 @@ fn ensure(session: &OsStr, wait: Option<Duration>, command: &[OsString]) -> u8 {
     })
 }
 
-/// `None` for a wrong call.
+/// `None` for wrong usage.
 fn run(args: &[OsString]) -> Option<u8> {
     let (session, mut rest) = args.split_first()?;
     let mut wait = None;

@@ -1,11 +1,11 @@
 #!/bin/sh
 # ensure SESSION [--wait-lock SECONDS] -- COMMAND [ARG]...
 #
-# Runs COMMAND while no other process works on SESSION, and publishes what COMMAND has printed: the
-# step that must not happen twice, and that happens only if the lock is still held then.
+# Runs COMMAND while no other process holds the lock of SESSION, and then publishes COMMAND's output. That
+# step must not run twice, so it only happens if the lock is still held.
 #
-# Exit status: COMMAND's; 75 if somebody else has the lock; 125 if the lock is no good; 2 for a wrong
-# call.
+# Exit status: COMMAND's; 75 if another process has the lock; 125 if the lock fails or was lost; 2 for wrong
+# usage.
 
 usage() {
     echo 'usage: ensure SESSION [--wait-lock SECONDS] -- COMMAND [ARG]...' >&2
@@ -21,8 +21,8 @@ fi
 [ "${1-}" = -- ] && [ $# -gt 1 ] || usage
 shift
 
-# The helper takes the lock, or says who has it, and becomes the shell below: the holder is that
-# shell's PID, and the lock ends when it does.
+# session-lock takes the lock, or says who has it, and becomes the shell below: that shell is the holder, and
+# the lock is free when it ends.
 exec session-lock run ${seconds:+--timeout "$seconds"} -- "$session" sh -c '
     output=$(mktemp) || exit 125
     trap "rm -f \"\$output\"" EXIT

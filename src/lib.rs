@@ -96,7 +96,7 @@ mod wait;
 
 pub use error::Error;
 pub use holder::{Holder, Process, Session, State, holder, list, processes};
-pub use lock::{LockOptions, SessionLock, prepare_release_fd, release_fd, set_guardian};
+pub use lock::{LockOptions, PreparedRelease, SessionLock, release_fd, set_guardian};
 pub use lock_file::path;
 
 #[cfg(fuzzing)]

@@ -296,6 +296,12 @@ impl SessionLock {
         descriptor.into_fd().ok_or_else(|| stale(&record.path))
     }
 
+    /// For the guardian that will get the lock's descriptor: see [`into_fd`](SessionLock::into_fd).
+    #[must_use]
+    pub fn prepare_release(&self) -> PreparedRelease {
+        PreparedRelease { token: self.record.token, shared: self.record.shared, cleared: None }
+    }
+
     /// The number by which the C functions know this lock, which is theirs from now on.
     pub(crate) fn into_handle(mut self) -> u64 {
         // What is dropped has 0, which is never a lock.
@@ -328,13 +334,42 @@ pub fn release_fd(fd: OwnedFd) -> io::Result<()> {
     sys::flock_unlock(fd.as_fd())
 }
 
-/// Does what [`release_fd`] does and changes nothing, so that a process which was just forked needs no page for
-/// the first time when it is called.
-pub fn prepare_release_fd(fd: BorrowedFd<'_>) {
-    // The lock stays as it is: it is on this description.
-    let _ = sys::flock_nonblocking(fd);
-    let (token, guardian) = to_keep(fd);
-    let _ = std::hint::black_box(label::cleared(token, guardian));
+/// What [`release_fd`] does, with nothing left to find out: for a guardian, for whoever has waited for the
+/// process that it watches may try the lock at once. Nobody else may release the lock.
+#[derive(Debug)]
+pub struct PreparedRelease {
+    token: Option<u64>,
+    shared: bool,
+    cleared: Option<[u8; label::SIZE]>,
+}
+
+impl PreparedRelease {
+    /// To be called in the guardian, while it has time.
+    pub fn prepare(&mut self, fd: BorrowedFd<'_>) {
+        let guardian = Some(sys::getpid());
+        let cleared = |token| label::cleared(Some(token), guardian).ok();
+        self.cleared = self.token.and_then(cleared);
+        // A process that was just forked looks up each page when it first needs it, also one of code. A write
+        // of nothing changes nothing, nor does a lock that is on this description already.
+        let _ = sys::pwrite(fd, &[], 0);
+        let _ = sys::flock_nonblocking(fd);
+    }
+
+    /// Clears the label, unlocks (for all copies of the descriptor, in whatever process), closes.
+    ///
+    /// # Errors
+    ///
+    /// What `flock(2)` says; the descriptor is closed all the same.
+    pub fn release(self, fd: OwnedFd) -> io::Result<()> {
+        if self.shared {
+            // The lock, and the label, may be another host's by now.
+            return release_fd(fd);
+        }
+        if let Some(text) = &self.cleared {
+            let _ = sys::pwrite(fd.as_fd(), text, 0);
+        }
+        sys::flock_unlock(fd.as_fd())
+    }
 }
 
 /// What a cleared label says: the token, and that this process is the guardian, if it is.

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -806,6 +807,32 @@ class Errors(Case):
         Path(self.directory, "file").touch()
         error = self.failing(SessionLock("s", directory=self.directory + "/file").acquire)
         self.assertEqual(error.errno, errno.ENOTDIR)
+
+    def test_where_no_descriptor_is_left_it_says_so(self) -> None:
+        self.hold_elsewhere()
+
+        def child() -> None:
+            lock = self.lock(timeout=0.02)
+            loop = asyncio.new_event_loop()
+            calls = lock.acquire, lambda: loop.run_until_complete(lock.acquire_async())
+            for call in calls:
+                self.failing(call)  # once with all that it needs, imports included
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))
+            used = os.listdir("/proc/self/fd")
+            filling = []
+            with self.assertRaises(OSError):
+                while True:
+                    filling.append(os.dup(0))
+            for _ in range(10):
+                for call in calls:
+                    self.assertIn(self.failing(call).errno, (errno.EMFILE, errno.ETIMEDOUT))
+                os.close(filling.pop())
+            for descriptor in filling:
+                os.close(descriptor)
+            self.assert_nothing_left(used)
+
+        self.forked(child)
 
     def test_a_library_that_is_missing_is_told(self) -> None:
         environment = {**os.environ, "SESSION_LOCK_LIBRARY": "/no/such/library.so"}

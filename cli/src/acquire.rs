@@ -88,9 +88,14 @@ fn wait_for(
     mut answers: File,
     mut patience: File,
 ) -> Result<(), u8> {
-    let mut answer = [0];
+    let read = |answers: &mut File| {
+        let mut answer = [0];
+        answers.read_exact(&mut answer).map(|()| answer[0])
+    };
+    let mut answer = read(&mut answers);
+    attempt.warn_of_mount();
     loop {
-        match answers.read_exact(&mut answer).map(|()| answer[0]) {
+        match answer {
             Ok(HELD) => {
                 // From here on the guardian does not depend on this process.
                 let _ = patience.write_all(b"\n");
@@ -100,6 +105,7 @@ fn wait_for(
                 attempt.go_on_waiting()?;
                 let _ = patience.write_all(b"\n");
                 progress::watch(*attempt, guardian, watched, answers.as_fd());
+                answer = read(&mut answers);
             }
             Ok(TIMED_OUT) => return Err(attempt.time_is_over()),
             Ok(_) => {
@@ -141,9 +147,12 @@ fn take(attempt: &Attempt<'_>, options: LockOptions<'_>, watched: &Watched, mut 
             }
         };
     }
-    let lock = result.and_then(|lock| lock.into_fd());
-    let lock = match lock {
-        Ok(lock) => lock,
+    let result = result.and_then(|lock| {
+        let release = lock.prepare_release();
+        Ok((lock.into_fd()?, release))
+    });
+    let (lock, release) = match result {
+        Ok(taken) => taken,
         Err(error) => {
             match error {
                 Error::TimedOut { .. } => say(&[TIMED_OUT]),
@@ -159,7 +168,7 @@ fn take(attempt: &Attempt<'_>, options: LockOptions<'_>, watched: &Watched, mut 
         let _ = session_lock::release_fd(lock);
         sys::exit_now(0);
     }
-    guardian::serve(lock, watched, AtEnd::Release)
+    guardian::serve(lock, watched, AtEnd::Release(release))
 }
 
 /// The process that the lock is for: the one that was named, or else the one that has started this one.

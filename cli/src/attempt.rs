@@ -13,7 +13,8 @@ use session_lock::procfs::{self, ProcId};
 use session_lock::{Holder, LockOptions, State};
 
 use crate::cli::WaitArgs;
-use crate::show;
+use crate::mount;
+use crate::show::{self, Notices};
 
 /// An attempt to take a session's lock.
 #[derive(Clone, Copy)]
@@ -58,6 +59,22 @@ impl<'a> Attempt<'a> {
         self.began.elapsed()
     }
 
+    /// After the first try: says it if the lock is worth less than one would think.
+    pub fn warn_of_mount(&self) {
+        if self.args.quiet {
+            return;
+        }
+        let Ok(path) = session_lock::path(self.dir(), self.session) else { return };
+        if let Some(kind) = mount::that_keeps_locks_to_itself(&path) {
+            Notices::open().write(&format!(
+                "session-lock: warning: {} is on {}, which keeps locks to one mount: who has the same files \
+                 by another mount, or on another host, is not locked out\n",
+                show::escaped(path.as_os_str()),
+                show::escaped(OsStr::new(&kind)),
+            ));
+        }
+    }
+
     /// The lock is not free: says so and gives the exit code, if there is nothing to wait for.
     ///
     /// # Errors
@@ -81,11 +98,9 @@ impl<'a> Attempt<'a> {
 
     fn refuse(&self, holder: &Holder, rest: &str) -> u8 {
         let session = show::quoted(self.session);
-        if holder.state == State::Free {
-            return self.give_up(format_args!("{session} was held until just now{rest}"));
-        }
+        let is = if holder.state == State::Free && holder.confirmed { "was" } else { "is" };
         let held = show::describe(self.dir(), self.session, holder);
-        self.give_up(format_args!("{session} is {held}{rest}"))
+        self.give_up(format_args!("{session} {is} {held}{rest}"))
     }
 
     /// Says why, and gives the exit code.
@@ -98,7 +113,8 @@ impl<'a> Attempt<'a> {
 
     /// If the holder waits for us, and we would wait for it: what it is to us.
     fn relation_to(&self, holder: &Holder) -> Option<&'static str> {
-        if holder.state == State::Free {
+        // Of a label that proves nothing, the number can be another process's by now.
+        if holder.state != State::Held {
             return None;
         }
         let is = |pid: u32| holder.pid == Some(pid) && !holder.orphaned;

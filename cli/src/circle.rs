@@ -1,20 +1,23 @@
 //! Circles of waits: A waits for what B holds, and B for what A holds.
 //!
 //! The kernel's table says who waits and who holds. A holder does not go on, and so does not release its
-//! lock, if it waits for a lock itself, or if it waits for its children and not one of these goes on.
-//! What cannot be seen, or could go on for any reason, is not stuck: a wait that could end is never
-//! refused.
+//! lock, if it waits for a lock itself, or if it waits for its children, or for what they write, and not one
+//! of these goes on. What cannot be seen, or could go on for any reason, is not stuck: a wait that could end
+//! is never refused.
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use session_lock::procfs::{self, ProcId};
 
+use crate::blocked::{self, Source, Wait};
 use crate::{guardian, show};
 
 /// One step: a process waits for a lock, and another one holds it.
@@ -38,6 +41,8 @@ pub struct Waits {
     waiting: BTreeMap<u32, String>,
     /// From the file to those who took its lock.
     takers: BTreeMap<String, Vec<u32>>,
+    /// Those who have a waiter among their descendants, and the waiters, once they are needed.
+    ancestors: OnceCell<BTreeSet<u32>>,
 }
 
 /// What keeps a process from going on.
@@ -52,7 +57,8 @@ impl Waits {
     /// A table that is not read in whole only makes fewer processes stuck.
     pub fn look() -> Waits {
         let text = fs::read_to_string("/proc/locks").unwrap_or_default();
-        let mut waits = Waits { waiting: BTreeMap::new(), takers: BTreeMap::new() };
+        let mut waits =
+            Waits { waiting: BTreeMap::new(), takers: BTreeMap::new(), ancestors: OnceCell::new() };
         for line in text.lines() {
             // `1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -103,45 +109,101 @@ impl Waits {
             // library's wait.
             Some(file) if is_ours || stat.threads <= 2 => self.of_holders(pid, file, origin, path),
             Some(_) => Stuck::No,
-            None if is_ours || waits_for_children(pid) => self.of_children(pid, origin, path),
-            None => Stuck::No,
+            None if is_ours => self.of_children(pid, origin, path),
+            None => self.of_threads(pid, origin, path),
         };
         path.pop();
         stuck
     }
 
+    fn of_threads(&self, pid: u32, origin: u32, path: &mut Vec<u32>) -> Stuck {
+        all_stuck(blocked::waits(pid).into_iter(), |wait| match wait {
+            Wait::Unknown => Stuck::No,
+            Wait::Child(child) => self.of_process(child, origin, path),
+            Wait::Children => self.of_children(pid, origin, path),
+            Wait::Descriptors(fds) => self.of_descriptors(pid, &fds, origin, path),
+        })
+    }
+
     /// Stuck if all of them are: any of them can be the one that is waited for.
     fn of_children(&self, pid: u32, origin: u32, path: &mut Vec<u32>) -> Stuck {
-        let mut all = Stuck::No;
-        for child in children(pid) {
+        let counts = |&child: &u32| {
             let is_guardian = name(child).as_bytes() == guardian::NAME.to_bytes();
             let has_ended = procfs::stat(ProcId::Pid(child)).is_ok_and(|stat| stat.zombie);
-            if has_ended || is_guardian && !self.waiting.contains_key(&child) && child != origin {
-                continue;
-            }
-            match (self.of_process(child, origin, path), &all) {
-                (Stuck::No, _) => return Stuck::No,
-                (_, Stuck::Yes { reaches: true, .. }) => {}
-                (stuck, _) => all = stuck,
+            let is_at_rest = is_guardian && !self.waiting.contains_key(&child) && child != origin;
+            !(has_ended || is_at_rest)
+        };
+        all_stuck(children(pid).into_iter().filter(counts), |child| {
+            self.of_process(child, origin, path)
+        })
+    }
+
+    /// Stuck if all who can make one of them ready are.
+    fn of_descriptors(&self, pid: u32, fds: &[RawFd], origin: u32, path: &mut Vec<u32>) -> Stuck {
+        if !self.is_near_a_waiter(pid) {
+            return Stuck::No;
+        }
+        let mut others = Vec::new();
+        for &fd in fds {
+            match blocked::source(pid, fd) {
+                Source::Unknown => return Stuck::No,
+                Source::Signal => {}
+                Source::Process(process) => others.push(process),
+                Source::Pipe(pipe) => others.extend(blocked::holders_of_pipe(pipe)),
             }
         }
-        all
+        others.retain(|&other| other != pid);
+        if others.is_empty() {
+            // It can only be told by a signal, as by that of a child's end.
+            return self.of_children(pid, origin, path);
+        }
+        all_stuck(others.into_iter(), |other| self.of_process(other, origin, path))
+    }
+
+    /// Whether it, or the one that started it, has a waiter among its descendants: only then it is worth
+    /// the time to look at all processes for who has the other end of its pipes.
+    fn is_near_a_waiter(&self, pid: u32) -> bool {
+        let parent = |pid: u32| procfs::stat(ProcId::Pid(pid)).map_or(0, |stat| stat.parent);
+        let ancestors = self.ancestors.get_or_init(|| {
+            let mut ancestors = BTreeSet::new();
+            for &waiter in self.waiting.keys() {
+                let mut next = waiter;
+                while next > 1 && ancestors.insert(next) {
+                    next = parent(next);
+                }
+            }
+            ancestors
+        });
+        ancestors.contains(&pid) || ancestors.contains(&parent(pid))
     }
 
     fn of_holders(&self, waiter: u32, file: &str, origin: u32, path: &mut Vec<u32>) -> Stuck {
-        let mut all = Stuck::No;
-        for &taker in self.takers.get(file).map(Vec::as_slice).unwrap_or_default() {
+        let takers = self.takers.get(file).map(Vec::as_slice).unwrap_or_default();
+        all_stuck(takers.iter(), |&taker| {
             let holder = guardian::process_of(taker).unwrap_or(taker);
-            let Stuck::Yes { mut steps, reaches } = self.of_process(holder, origin, path) else {
-                return Stuck::No;
-            };
-            steps.insert(0, Step { waiter, file: file.to_owned(), holder });
-            if !matches!(all, Stuck::Yes { reaches: true, .. }) {
-                all = Stuck::Yes { steps, reaches };
+            match self.of_process(holder, origin, path) {
+                Stuck::Yes { mut steps, reaches } => {
+                    steps.insert(0, Step { waiter, file: file.to_owned(), holder });
+                    Stuck::Yes { steps, reaches }
+                }
+                Stuck::No => Stuck::No,
             }
-        }
-        all
+        })
     }
+}
+
+/// Stuck if there are any, and all of them are; by one that reaches the waiter that was asked about, if there
+/// is one.
+fn all_stuck<T>(items: impl Iterator<Item = T>, mut look: impl FnMut(T) -> Stuck) -> Stuck {
+    let mut all = Stuck::No;
+    for item in items {
+        match (look(item), &all) {
+            (Stuck::No, _) => return Stuck::No,
+            (_, Stuck::Yes { reaches: true, .. }) => {}
+            (stuck, _) => all = stuck,
+        }
+    }
+    all
 }
 
 impl Circle {
@@ -225,11 +287,4 @@ fn children(pid: u32) -> Vec<u32> {
     lists
         .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect()
-}
-
-/// Whether a process may be waiting for its children: in `wait`, for a signal (zsh), for a command
-/// substitution's output, or in several threads (fish). Not if it sleeps, polls or reads a terminal.
-fn waits_for_children(pid: u32) -> bool {
-    let wchan = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-    ["do_wait", "sigsuspend", "pipe_read", "futex"].iter().any(|call| wchan.contains(call))
 }

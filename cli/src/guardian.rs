@@ -26,8 +26,10 @@ use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2, setsid};
+use session_lock::PreparedRelease;
 use session_lock::procfs::{self, ProcId};
 
+use crate::blocked;
 use crate::sys::{self, BlockedSignals};
 
 /// Its name in `ps` and `top`.
@@ -40,10 +42,10 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the guardian does when the process has ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it, and it is to be near")]
 pub enum AtEnd {
     /// The lock is free, whoever has a copy of the descriptor.
-    Release,
+    Release(PreparedRelease),
     /// Others share the lock, and keep it.
     Close,
 }
@@ -253,7 +255,7 @@ const PARENT_ENDED: c_int = libc::SIGUSR1;
 extern "C" fn on_parents_end(_: c_int) {}
 
 /// The life of a guardian, in a process in which all signals are blocked.
-pub fn serve(lock: OwnedFd, watched: &Watched, at_end: AtEnd) -> ! {
+pub fn serve(lock: OwnedFd, watched: &Watched, mut at_end: AtEnd) -> ! {
     // It cannot fail: the child of a process is no group leader.
     let _ = setsid();
     let _ = env::set_current_dir("/");
@@ -264,10 +266,10 @@ pub fn serve(lock: OwnedFd, watched: &Watched, at_end: AtEnd) -> ! {
     // SAFETY: as above.
     unsafe { sys::handle_signal(PARENT_ENDED, on_parents_end) };
     let signals = [release_signal(), PARENT_ENDED];
-    if at_end == AtEnd::Release {
+    if let AtEnd::Release(release) = &mut at_end {
         // It is to be quick then, and has time now.
         sys::populate_code();
-        session_lock::prepare_release_fd(lock.as_fd());
+        release.prepare(lock.as_fd());
     }
     let mut interval = TOUCH_INTERVAL;
     if watched.pidfd().is_none() {
@@ -278,26 +280,18 @@ pub fn serve(lock: OwnedFd, watched: &Watched, at_end: AtEnd) -> ! {
         }
     }
     let mut untouched = Duration::ZERO;
-    loop {
-        let ended = sys::wait_for(watched.pidfd(), &signals, interval);
-        if ended || watched.has_ended() {
-            break;
-        }
-        if RELEASE_ASKED.load(Ordering::Relaxed) {
-            leave(lock, AtEnd::Release);
-        }
+    let is_asked = || RELEASE_ASKED.load(Ordering::Relaxed);
+    while !(sys::wait_for(watched.pidfd(), &signals, interval) || watched.has_ended() || is_asked())
+    {
         untouched += interval;
         if untouched >= TOUCH_INTERVAL {
             untouched = Duration::ZERO;
             let _ = futimens(&lock, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW);
         }
     }
-    leave(lock, at_end)
-}
-
-fn leave(lock: OwnedFd, how: AtEnd) -> ! {
-    let released = match how {
-        AtEnd::Release => session_lock::release_fd(lock),
+    let released = match at_end {
+        AtEnd::Release(release) => release.release(lock),
+        AtEnd::Close if is_asked() => session_lock::release_fd(lock),
         AtEnd::Close => Ok(()),
     };
     sys::exit_now(released.is_err().into())
@@ -363,9 +357,7 @@ fn watched_by(guardian: u32, descriptor: &Path) -> Option<u32> {
     if target != Path::new("anon_inode:[pidfd]") && !target.starts_with("pidfd:") {
         return None;
     }
-    let name = descriptor.file_name()?.to_str()?;
-    let info = fs::read_to_string(format!("/proc/{guardian}/fdinfo/{name}")).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+    blocked::process_of_pidfd(guardian, descriptor.file_name()?.to_str()?.parse().ok()?)
 }
 
 impl Guardian {

@@ -7,6 +7,8 @@
 //! * `attempt`: what `run` and `acquire` have in common
 //! * `progress`: what the wait says and watches for meanwhile
 //! * `circle`: circles of waits
+//! * `mount`: filesystems that keep locks to themselves
+//! * `blocked`: what a process is blocked in
 //! * `guardian`: the small process that holds the lock
 //! * `show`: what is printed about holders
 //! * `completions`, `docs`: completions and the man page, made from the command line's definition
@@ -17,12 +19,14 @@
 
 mod acquire;
 mod attempt;
+mod blocked;
 mod circle;
 mod cli;
 mod completions;
 mod docs;
 mod guardian;
 mod habits;
+mod mount;
 mod progress;
 mod run;
 mod show;

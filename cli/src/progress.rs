@@ -80,21 +80,14 @@ struct Watch<'a> {
     notices: Notices,
     line: Option<Line>,
     /// The holder that was named last.
-    told: Holder,
+    told: Option<Holder>,
     /// The circle that was seen at the last look.
     circle: Option<Circle>,
 }
 
 impl<'a> Watch<'a> {
     fn new(attempt: Attempt<'a>, waiter: u32) -> Watch<'a> {
-        Watch {
-            attempt,
-            waiter,
-            notices: Notices::open(),
-            line: None,
-            told: Holder::default(),
-            circle: None,
-        }
+        Watch { attempt, waiter, notices: Notices::open(), line: None, told: None, circle: None }
     }
 
     fn run(mut self, over: BorrowedFd<'_>, signals: Option<SignalFd>, process: Option<&Watched>) {
@@ -147,32 +140,39 @@ impl<'a> Watch<'a> {
     fn tell(&mut self) {
         let session = show::quoted(self.attempt.session);
         let holder = self.holder();
+        let is_new = holder.as_ref().is_some_and(|holder| !self.is_told(holder));
+        self.told = holder.or(self.told.take());
+        let Some(told) = &self.told else { return };
+        let told = show::describe(self.attempt.dir(), self.attempt.session, told);
         if let Some(line) = &mut self.line {
-            if let Some(holder) = holder {
-                self.told = holder;
-            }
-            let told = show::describe(self.attempt.dir(), self.attempt.session, &self.told);
             let waited = show::duration(self.attempt.waited());
             line.draw(
                 &self.notices,
                 &format!("session-lock: waiting {waited} for {session}, {told}"),
             );
-        } else if let Some(holder) = holder.filter(|holder| !self.is_told(holder)) {
-            let told = show::describe(self.attempt.dir(), self.attempt.session, &holder);
+        } else if is_new {
             self.notices.write(&format!("session-lock: waiting for {session}, {told}\n"));
-            self.told = holder;
         }
     }
 
     fn is_told(&self, holder: &Holder) -> bool {
-        let told = &self.told;
-        told.state == State::Held && (told.pid, told.orphaned) == (holder.pid, holder.orphaned)
+        // The number of another host's process, or of one in another namespace, is not known here.
+        let who = |holder: &Holder| {
+            let command = holder.pid.is_none().then(|| holder.command.clone());
+            (holder.pid, holder.orphaned, holder.host.clone(), command)
+        };
+        self.told.as_ref().is_some_and(|told| who(told) == who(holder))
     }
 
     /// `None` in the moment between two holders.
     fn holder(&self) -> Option<Holder> {
         let holder = session_lock::holder(self.attempt.dir(), self.attempt.session).ok()?;
-        (holder.state != State::Free).then_some(holder)
+        match holder.state {
+            State::Free if holder.confirmed || self.told.is_some() => None,
+            // Nobody is seen, and the lock is not to be had.
+            State::Free => Some(Holder::default()),
+            _ => Some(holder),
+        }
     }
 
     fn clear(&mut self) {

@@ -35,8 +35,10 @@ pub fn run(args: &RunArgs) -> u8 {
         }
     };
     let code = image.execute(args);
-    // Also if others share it: COMMAND was not executed, so there is none.
-    let _ = session_lock::release_fd(lock);
+    if args.inherit {
+        // The guardian would leave it to the others that share it; COMMAND was not executed, so there are none.
+        let _ = session_lock::release_fd(lock);
+    }
     code
 }
 
@@ -48,7 +50,9 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
     if !args.inherit {
         options = options.until_exit_of(me);
     }
-    match options.acquire(attempt.session) {
+    let first = options.acquire(attempt.session);
+    attempt.warn_of_mount();
+    match first {
         Err(Error::Held { .. }) => attempt.go_on_waiting()?,
         result => return result.map_err(|error| show::failed(&error)),
     }
@@ -68,8 +72,8 @@ fn acquire(args: &RunArgs) -> Result<SessionLock, u8> {
 
 /// Puts the lock into other hands than this process's memory, which ends with the execution.
 fn hand_over(args: &RunArgs, lock: SessionLock) -> Result<OwnedFd, String> {
+    let mut at_end = AtEnd::Release(lock.prepare_release());
     let lock = lock.into_fd().map_err(|error| error.to_string())?;
-    let mut at_end = AtEnd::Release;
     if args.inherit {
         fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty()))
             .map_err(|error| format!("fcntl: {error}"))?;

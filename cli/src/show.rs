@@ -141,19 +141,15 @@ impl Notices {
 
 // -------------------------------------------------------------------------------------- in sentences
 
-/// Who holds the lock: "held by 4242 (make all)".
+/// Who holds a lock that was not to be had: "held by 4242 (make all)".
 pub fn describe(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> String {
+    const UNSEEN: &str = "held by a process that cannot be seen from here";
     match holder.state {
-        State::Free => "held until just now".to_owned(),
-        State::Unknown => match (&holder.command, &holder.host) {
-            (command, host) if command.is_empty() && host.is_empty() => {
-                "held by a process that cannot be seen from here".to_owned()
-            }
-            (command, host) => format!(
-                "held by a process that cannot be seen from here; the last one known is {} on {}",
-                quoted(command),
-                escaped(host)
-            ),
+        State::Free if holder.confirmed => "held until just now".to_owned(),
+        State::Free => UNSEEN.to_owned(),
+        State::Unknown => match labelled(dir, session, holder) {
+            Some(who) => format!("{UNSEEN}; the last one known is {who}"),
+            None => UNSEEN.to_owned(),
         },
         State::Held if holder.orphaned => {
             format!("held by {}", inherited(dir, session, holder))
@@ -163,9 +159,21 @@ pub fn describe(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> String 
                 format!("held by {}, suspended", process(pid, &holder.command))
             }
             Some(pid) => format!("held by {}", process(pid, &holder.command)),
-            None => "held by a process that cannot be seen from here".to_owned(),
+            None => UNSEEN.to_owned(),
         },
     }
+}
+
+/// Whom a label names that proves nothing, by its number there: "4242 (make all) on hosta".
+fn labelled(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> Option<String> {
+    if holder.host.is_empty() && holder.command.is_empty() {
+        return None;
+    }
+    let label =
+        session_lock::path(dir, session).ok().and_then(|path| fs::read_to_string(path).ok());
+    let pid = label.and_then(|label| label.lines().next()?.parse().ok());
+    let who = pid.map_or_else(|| quoted(&holder.command), |pid| process(pid, &holder.command));
+    Some(format!("{who} on {}", escaped(&holder.host)))
 }
 
 /// "4242 (tmux: server), which inherited it from 4100 (gone)"
@@ -298,8 +306,11 @@ fn table(dir: Option<&Path>, sessions: &[Session]) -> String {
 
 fn row(dir: Option<&Path>, Session { name, holder, .. }: &Session, waits: &Waits) -> [String; 6] {
     let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let mut command =
-        if holder.orphaned { inherited(dir, name, holder) } else { escaped(&holder.command) };
+    let mut command = match holder.state {
+        State::Unknown => labelled(dir, name, holder).unwrap_or_default(),
+        _ if holder.orphaned => inherited(dir, name, holder),
+        _ => escaped(&holder.command),
+    };
     if command.is_empty() {
         command.push('-');
     }
@@ -338,7 +349,7 @@ pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
 
 // ------------------------------------------------------------------------------------------ in JSON
 
-/// The fields of the C struct, and the session. What is not known is `null`; what is not UTF-8 is
+/// The fields of the C struct, the session, and the token. What is not known is `null`; what is not UTF-8 is
 /// replaced.
 fn record(session: &OsStr, holder: &Holder) -> Value {
     let text = |text: &OsStr| (!text.is_empty()).then(|| text.to_string_lossy().into_owned());
@@ -353,6 +364,8 @@ fn record(session: &OsStr, holder: &Holder) -> Value {
         "host": text(&holder.host),
         "waiters": holder.waiters,
         "suspended": holder.suspended,
+        // As text: it has more digits than a number can have in JavaScript and in jq.
+        "token": holder.token.map(|token| token.to_string()),
     })
 }
 

@@ -94,6 +94,8 @@ pub struct Holder {
     pub command: OsString,
     /// The holder's host, at most 63 bytes; empty if unknown.
     pub host: OsString,
+    /// The holder's fencing token, see [`SessionLock::token`](crate::SessionLock::token); `None` if unknown.
+    pub token: Option<u64>,
     /// How many processes wait in the kernel's queue for the lock, as far as they are visible.
     pub waiters: u32,
     /// The holder is stopped: by SIGSTOP, by Ctrl-Z, or by a debugger.
@@ -265,5 +267,6 @@ impl Holder {
         self.acquired_at_ms = Some(label.acquired_ms).filter(|&ms| ms > 0);
         self.command = text(&label.command);
         self.host = text(&label.host);
+        self.token = Some(label.token).filter(|&token| token > 0);
     }
 }

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
-from errno import EINTR, ETIMEDOUT
+from errno import EINTR, EMFILE, ETIMEDOUT
 from typing import TYPE_CHECKING, Deque, Dict, Iterator, Optional, Tuple
 from weakref import WeakKeyDictionary
 
@@ -112,14 +112,19 @@ class _Wait:
 
 
 @contextmanager
-def _wakeup() -> Iterator[int]:
-    """A descriptor that becomes readable when a signal has come that a Python handler waits for.
+def _wakeup() -> Iterator[Optional[int]]:
+    """A descriptor that becomes readable when a signal has come that a Python handler waits for;
+    None where there is no descriptor left.
 
     Python runs handlers between two instructions of the main thread, so a signal that comes just
     before that thread blocks would go unnoticed. (One that never becomes readable where another
     owner of the wake-up descriptor has come first, such as an event loop.)
     """
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError:
+        yield None
+        return
     try:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
@@ -146,7 +151,13 @@ def wait(file: File, deadline: Optional[float], handle: Handle) -> int:
         with _signals_blocked():
             return wait_here(file, deadline, handle)
     with _wakeup() as signalled:
-        waiting = _Wait(file, deadline, handle)
+        try:
+            waiting = None if signalled is None else _Wait(file, deadline, handle)
+        except OSError:
+            waiting = None
+        if waiting is None or signalled is None:
+            # No descriptor is left. The library says so, or can do without.
+            return wait_here(file, deadline, handle)
         try:
             if not waiting.start():
                 return wait_here(file, deadline, handle)
@@ -237,7 +248,10 @@ async def _wait_first(file: File, deadline: Optional[float], handle: Handle) -> 
     import asyncio
 
     loop = asyncio.get_running_loop()
-    waiting = _Wait(file, deadline, handle)
+    try:
+        waiting = _Wait(file, deadline, handle)
+    except OSError as error:
+        return -(error.errno or EMFILE)
     ended = loop.create_future()
 
     def end() -> None:

@@ -1,9 +1,9 @@
 //! Waits that form a circle, and others that only look like one.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::{Holding, PROGRAM, Place, is_waited_for, support, until};
+use crate::{Holding, PROGRAM, Place, at_once, is_waited_for, support, until};
 
 /// A process that holds a session and says so, and waits for another one when it is told; it says what came
 /// of it. Its standard error is in `log-<session>`.
@@ -80,7 +80,6 @@ fn three_in_a_ring_are_told_whatever_is_between_them() {
 
 #[test]
 fn a_user_of_the_library_can_be_in_the_ring() {
-    let place = Place::new();
     if !support::have("python3") {
         return;
     }
@@ -93,35 +92,131 @@ print('held', flush=True); sys.stdin.readline()
 assert l.session_lock_wait(d, b'b', ctypes.c_int64(int(sys.argv[2])), -1, ctypes.byref(h)) == 0
 print('ran', flush=True); print(0, flush=True); sys.stdin.readline()
 ";
-    for timeout in ["-1", "600000"] {
+    at_once(&["-1", "600000"], |timeout| {
+        let place = Place::new();
         let mut command = place.command("python3");
         command.args(["-c", python]).arg(library).arg(timeout);
         let first = start(command);
         let second = holder_of(&place, "b", "session-lock run -w a -- echo ran");
         the_last_one_gives_up(&place, vec![first, second], &["b", "a"]);
         place.until_free("b");
+    });
+}
+
+/// Two that wait for each other's session by flock(1), which never gives up. The first one executes `parent`
+/// in a shell. Looks when both wait: with the first one's PID.
+fn while_two_wait(parent: &str, look: impl FnOnce(&Place, u32)) {
+    let place = Place::new();
+    let makefile = "all: one two\none two:\n\tflock b.lock true\n";
+    fs::write(place.path().join("Makefile"), makefile).unwrap();
+    let run = |session: &str, then: &str| {
+        let mut command = place.command(PROGRAM);
+        let script = format!("echo held; read line; {then}; read line");
+        command.args(["run", session, "--", "sh", "-c", &script]);
+        // In the end they find no directory any more.
+        command.stderr(Stdio::null());
+        start(command)
+    };
+    let mut first = run("a", parent);
+    let mut second = run("b", "flock a.lock true");
+    for (holder, session) in [(&mut first, "b"), (&mut second, "a")] {
+        holder.say("go on");
+        until("it waits", || is_waited_for(&place.lock_file(session)));
     }
+    look(&place, first.pid());
 }
 
 #[test]
-fn every_shell_that_waits_for_its_command_is_stuck() {
-    for shell in ["dash", "bash", "zsh", "fish", "make", "xargs", "python3"] {
-        if !support::have(shell) {
-            continue;
-        }
-        let place = Place::new();
-        fs::write(place.path().join("Makefile"), "all:\n\tsession-lock run -w b -- echo ran\n")
-            .unwrap();
-        let inner = match shell {
-            "make" => "make -s".to_owned(),
-            "xargs" => "echo b | xargs -I{} session-lock run -w {} -- echo ran".to_owned(),
-            "python3" => "python3 -c 'import subprocess; subprocess.run([\"session-lock\", \"run\", \"-w\", \"b\", \"--\", \"echo\", \"ran\"])'".to_owned(),
-            _ => format!("{shell} -c 'session-lock run -w b -- echo ran; true'"),
-        };
-        let first = holder_of(&place, "a", &inner);
-        let second = holder_of(&place, "b", "session-lock run -w a -- echo ran");
-        the_last_one_gives_up(&place, vec![first, second], &["b", "a"]);
+fn every_parent_that_waits_for_its_command_is_stuck() {
+    if !support::have("flock") {
+        return;
     }
+    let python = |call: &str| format!("python3 -c 'import subprocess as s; {call}'");
+    let parents = [
+        ("dash", "dash -c 'flock b.lock true; true'".to_owned()),
+        ("bash", "bash -c 'flock b.lock true; true'".to_owned()),
+        ("zsh", "zsh -c 'flock b.lock true; true'".to_owned()),
+        ("fish", "fish -c 'flock b.lock true; true'".to_owned()),
+        ("make", "make -s".to_owned()),
+        ("make", "make -s -j2".to_owned()),
+        ("make", "make -s -j1 | cat".to_owned()),
+        ("xargs", "echo b.lock | xargs -I{} flock {} true".to_owned()),
+        ("sh", "x=$(flock b.lock true)".to_owned()),
+        ("sh", "flock b.lock true | cat | cat".to_owned()),
+        ("sh", "flock b.lock true & wait".to_owned()),
+        ("python3", python("s.run([\"flock\", \"b.lock\", \"true\"])")),
+        // It polls two pipes, and waits for nobody.
+        ("python3", python("s.run([\"flock\", \"b.lock\", \"true\"], capture_output=True)")),
+        (
+            "python3",
+            python("s.run([\"flock\", \"b.lock\", \"true\"], stdout=-1, input=b\"x\" * 100000)"),
+        ),
+        (
+            "python3",
+            python(
+                "import select; c = s.Popen([\"flock\", \"b.lock\", \"true\"], stdout=-1); e = select.epoll(); e.register(c.stdout); e.poll()",
+            ),
+        ),
+        (
+            "python3",
+            python(
+                "import os, select; c = s.Popen([\"flock\", \"b.lock\", \"true\"]); select.select([os.pidfd_open(c.pid)], [], [])",
+            ),
+        ),
+    ];
+    at_once(&parents, |(tool, parent)| {
+        if !support::have(tool) {
+            return;
+        }
+        while_two_wait(parent, |place, _| {
+            until(&format!("{parent}: it is stuck"), || {
+                let list = place.output("session-lock list");
+                list.matches("(deadlock: waits for").count() == 2
+            });
+        });
+    });
+}
+
+#[test]
+fn a_parent_that_could_go_on_is_not_stuck() {
+    if !support::have("flock") || !support::have("python3") {
+        return;
+    }
+    let python = |call: &str| {
+        format!(
+            "exec python3 -c 'import select, subprocess as s; c = s.Popen([\"flock\", \"b.lock\", \"true\"], stdout=-1); {call}'"
+        )
+    };
+    let parents = [
+        // What it waits for can come from outside.
+        ("flock b.lock true & read line", "pipe_read"),
+        ("mkfifo f; exec 3<>f; flock b.lock true & read line <&3", "pipe_read"),
+        // From another child,
+        ("flock b.lock true & sleep 20 & wait", "sigsuspend"),
+        ("flock b.lock true & x=$(flock b.lock true & sleep 20)", "pipe_read"),
+        // or in time.
+        ("exec timeout 600 flock b.lock true", "sigsuspend"),
+        (&python("c.communicate(timeout=600)"), "poll"),
+        (&python("select.select([c.stdout], [], [], 600)"), "poll"),
+        (&python("select.select([c.stdout, 0], [], [])"), "poll"),
+        (&python("e = select.epoll(); e.register(c.stdout); e.register(0); e.poll()"), "epoll"),
+        // Another thread goes on.
+        (
+            &python(
+                "import threading, time; threading.Thread(target=time.sleep, args=(20,)).start(); c.wait()",
+            ),
+            "do_wait",
+        ),
+    ];
+    at_once(&parents, |(parent, function)| {
+        while_two_wait(parent, |place, pid| {
+            until(&format!("{parent}: it waits"), || {
+                fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap().contains(function)
+            });
+            let list = place.output("session-lock list");
+            assert!(list.lines().count() == 3 && !list.contains("deadlock"), "{parent}: {list}");
+        });
+    });
 }
 
 #[test]
@@ -161,7 +256,7 @@ fn a_wait_that_can_end_is_not_refused() {
     };
     // One reads its standard input, the other has another child, that sleeps.
     let mut first = script("a", "b", "read line");
-    let mut second = script("b", "a", "sleep 2.5");
+    let mut second = script("b", "a", "sleep 1.5");
     for (holder, session) in [(&mut first, "b"), (&mut second, "a")] {
         holder.say("go on");
         until("it waits", || is_waited_for(&place.lock_file(session)));
@@ -177,7 +272,7 @@ fn a_wait_that_can_end_is_not_refused() {
 #[test]
 fn many_that_take_two_sessions_in_the_same_order_are_not_refused() {
     let place = Place::new();
-    let count = if support::long() { 200 } else { 60 };
+    let count = if support::long() { 200 } else { 40 };
     let script = format!(
         "i=0; while [ $i -lt {count} ]; do
             session-lock run -q -w a -- sh -c 'session-lock run -q -w b -- sleep 0.05; exit $?' || echo refused &

@@ -58,11 +58,11 @@ fn a_tab_completes_subcommands_options_sessions_and_the_command() {
     fs::write(place.path().join("long-file-name"), "contents of the file\n").unwrap();
     fs::create_dir_all(place.path().join("elsewhere")).unwrap();
     place.output("session-lock run --dir elsewhere hidden-there true");
-    for (shell, terminal) in shells(&place) {
+    crate::at_once(&shells(&place), |(shell, terminal)| {
         println!("{shell}");
         terminal.line("clear");
         type_line(
-            &terminal,
+            terminal,
             &[
                 ("session-lock ru", "> session-lock run"),
                 ("--qui", "> session-lock run --quiet"),
@@ -77,18 +77,18 @@ fn a_tab_completes_subcommands_options_sessions_and_the_command() {
         terminal.until("\ncontents of the file\n");
         terminal.line("clear");
         type_line(
-            &terminal,
+            terminal,
             &[("session-lock path --dir elsew", "elsewhere/"), (" hid", "hidden-there")],
         );
         terminal.until("\nelsewhere/hidden-there.lock\n");
         terminal.line("clear");
-        type_line(&terminal, &[("session-lock path tw", "words")]);
+        type_line(terminal, &[("session-lock path tw", "words")]);
         terminal.until("/two%20words.lock\n");
         terminal.line("clear");
-        type_line(&terminal, &[("session-lock path deploy:p", "deploy:prod")]);
+        type_line(terminal, &[("session-lock path deploy:p", "deploy:prod")]);
         terminal.until("/deploy%3Aprod.lock\n");
         terminal.line("clear");
-        type_line(&terminal, &[("session-lock completions fi", "completions fish")]);
+        type_line(terminal, &[("session-lock completions fi", "completions fish")]);
         terminal.until("function __session_lock_complete");
-    }
+    });
 }

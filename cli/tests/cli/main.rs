@@ -9,6 +9,7 @@ mod filter;
 mod flock;
 mod guardian;
 mod many;
+mod mount;
 mod recipes;
 mod run;
 mod script;
@@ -151,6 +152,15 @@ impl Drop for Holding {
 /// Whether somebody waits for the lock in the kernel's queue.
 fn is_waited_for(path: &Path) -> bool {
     support::waiters(support::inode(path)) > 0
+}
+
+/// Runs each in a thread of its own.
+fn at_once<T: Sync>(items: &[T], test: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| {
+        for item in items {
+            scope.spawn(|| test(item));
+        }
+    });
 }
 
 fn signal(pid: u32, signal: i32) {

@@ -42,7 +42,6 @@ fn outcomes(place: &Place, script: &str, session: &str) -> [(String, i32); 2] {
 
 #[test]
 fn each_script_does_what_it_says() {
-    let place = Place::new();
     let timed_out = 124;
     let expected: [(&str, &str, i32, &str, i32); 11] = [
         (
@@ -66,21 +65,23 @@ fn each_script_does_what_it_says() {
     let mut scripts = blocks("Shell recipes", "sh");
     scripts.extend(blocks("A deploy script", "sh"));
     assert_eq!(scripts.len(), expected.len());
-    for (script, (session, free, code, held, code_held)) in scripts.into_iter().zip(expected) {
+    let scripts: Vec<_> = scripts.into_iter().zip(expected).collect();
+    crate::at_once(&scripts, |(script, (session, free, code, held, code_held))| {
+        let place = Place::new();
         // Nobody waits half a minute for a test.
         let script = script.replace("-t 30", "-t 0.3").replace("-t 600", "-t 0.6");
         let [outcome, outcome_held] = outcomes(&place, &script, session);
-        if session == "disk-red" {
+        if *session == "disk-red" {
             let mut lines: Vec<_> = outcome.0.lines().collect();
             lines.sort_unstable();
             let (blue, red) = ("copying to blue", "copying to red");
             assert_eq!(lines, [blue, blue, red, red]);
-            assert_eq!(outcome_held, (format!("{blue}\n{blue}\n"), code_held));
-            continue;
+            assert_eq!(outcome_held, (format!("{blue}\n{blue}\n"), *code_held));
+            return;
         }
-        assert_eq!(outcome, (free.to_owned(), code), "{script}");
-        assert_eq!(outcome_held, (held.to_owned(), code_held), "{script}");
-    }
+        assert_eq!(outcome, ((*free).to_owned(), *code), "{script}");
+        assert_eq!(outcome_held, ((*held).to_owned(), *code_held), "{script}");
+    });
 }
 
 #[test]

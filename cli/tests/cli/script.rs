@@ -16,8 +16,13 @@ fn shell(place: &Place, shell: &str, script: &str) -> String {
 /// The process that has taken the lock, from the kernel's table.
 fn taker(place: &Place, session: &str) -> u32 {
     let ino = support::inode(&place.lock_file(session));
-    let flocks = support::flocks();
-    flocks.iter().find(|lock| lock.ino == ino && !lock.blocked).unwrap().pid
+    let mut taker = None;
+    // The table may miss a line.
+    until("the table names it", || {
+        taker = support::flocks().into_iter().find(|lock| lock.ino == ino && !lock.blocked);
+        taker.is_some()
+    });
+    taker.unwrap().pid
 }
 
 /// A script that says "held" when it holds the lock, and does the rest at each line that it is told.
@@ -98,11 +103,9 @@ fn only_release_and_sigkill_end_a_guardian_early() {
     let holding = script(&place, "session-lock acquire s; echo held; read line");
     let guardian = taker(&place, "s");
     let proc = PathBuf::from(format!("/proc/{guardian}"));
-    let open: Vec<_> = fs::read_dir(proc.join("fd"))
-        .unwrap()
-        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
-        .collect();
-    assert_eq!(open.len(), 2, "{open:?}");
+    until("it has closed all but two descriptors", || {
+        fs::read_dir(proc.join("fd")).unwrap().count() == 2
+    });
     assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), PathBuf::from("/"));
     for number in
         [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGCONT, libc::SIGUSR1]

@@ -53,6 +53,91 @@ fn holder_says_unknown_where_it_cannot_know() {
     holding.finish();
 }
 
+/// Runs a script as the first process of a PID namespace.
+fn in_pid_namespace(place: &Place, script: &str) -> (String, String) {
+    let mut command = place.command("timeout");
+    command.args(["60", "unshare", "--kill-child", "--pid", "--fork", "--mount-proc", "sh", "-c"]);
+    let output = command.arg(script).output().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_holder_that_cannot_be_seen_is_named_as_the_label_names_it() {
+    if !support::is_root() || !support::have("unshare") || !support::have("flock") {
+        return;
+    }
+    let place = Place::new();
+    let holding = place.hold(&["s"]);
+    let host = place.output("uname -n");
+    let last = format!(
+        "held by a process that cannot be seen from here; the last one known is {} (sh -c echo held; read line; exit 7) on {}",
+        holding.pid(),
+        host.trim_end()
+    );
+    let script = "session-lock run s -- true; echo $?; session-lock run -t 2.3 s -- true; echo $?
+        session-lock list | tail -n 1 | tr -s ' '";
+    let (out, err) = in_pid_namespace(&place, script);
+    let expected = [
+        format!("session-lock: 's' is {last}; -w waits for it"),
+        // In three looks, once.
+        format!("session-lock: waiting for 's', {last}"),
+        format!("session-lock: 's' is {last}; waited 2.3s"),
+    ];
+    assert_eq!(err.lines().collect::<Vec<_>>(), expected);
+    let (_, who) = last.split_once("known is ").unwrap();
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines[..2], ["75", "75"], "{out}");
+    assert!(lines[2].starts_with("s unknown - ") && lines[2].ends_with(who), "{out}");
+    holding.finish();
+    place.until_free("s");
+    // One without a label, which nothing in there shows: "free" is the answer, and the lock is not to be had.
+    let mut flock = place.command("flock");
+    let mut holding = {
+        flock.args(["s.lock", "sh", "-c", "echo held; read line"]);
+        crate::Holding::start(flock)
+    };
+    holding.hear("held");
+    let (out, err) =
+        in_pid_namespace(&place, "session-lock holder s; session-lock run s -- true; echo $?");
+    assert_eq!(out, "75\n");
+    let unseen = "held by a process that cannot be seen from here";
+    assert_eq!(err, format!("session-lock: 's' is {unseen}; -w waits for it\n"));
+    holding.finish();
+}
+
+#[test]
+fn a_label_whose_number_has_come_again_is_no_ancestor() {
+    if !support::is_root() || !support::have("unshare") || !support::have("flock") {
+        return;
+    }
+    let place = Place::new();
+    // The label stays behind when its guardian is killed. Then somebody outside has the lock, and another
+    // process in there has the number.
+    let script = "echo 100 >/proc/sys/kernel/ns_last_pid
+        sh -c 'session-lock acquire s; kill -9 $(sed -n /^guardian/s/.*=//p s.lock)'
+        head -n 1 s.lock; echo left; read line <go
+        echo 100 >/proc/sys/kernel/ns_last_pid
+        sh -c 'echo $$; session-lock run s -- true; echo $?'";
+    place.output("mkfifo go; session-lock run s -- true");
+    let mut command = place.command("timeout");
+    command.args(["60", "unshare", "--kill-child", "--pid", "--fork", "--mount-proc", "sh", "-c"]);
+    command.arg(format!("exec 2>&1; {script}"));
+    let mut inside = crate::Holding::start(command);
+    inside.hear("101");
+    inside.hear("left");
+    let mut flock = place.command("flock");
+    flock.args(["s.lock", "sh", "-c", "echo held; read line"]);
+    let mut outside = crate::Holding::start(flock);
+    outside.hear("held");
+    place.output("echo >go");
+    inside.hear("101");
+    let message = inside.next();
+    let named = "the last one known is 101 (sh -c session-lock acquire s; kill";
+    assert!(message.contains(named) && !message.contains("started"), "{message}");
+    inside.hear("75");
+    outside.finish();
+}
+
 #[test]
 fn list_shows_held_sessions_first_in_columns() {
     let place = Place::new();
