@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"reflect"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -41,6 +43,30 @@ func TestAMutexIsLockedOnce(t *testing.T) {
 		t.Error(err)
 	}
 	if err := other.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestACopyOfAMutexChangesNothing(t *testing.T) {
+	mutex := NewMutex(t.TempDir(), "s")
+	if err := mutex.Lock(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	// go vet would find `copied := *mutex`.
+	copied := reflect.New(reflect.TypeOf(mutex).Elem())
+	copied.Elem().Set(reflect.ValueOf(mutex).Elem())
+	for _, m := range []*Mutex{copied.Interface().(*Mutex), new(Mutex)} {
+		_, tried := m.TryLock()
+		for _, err := range []error{tried, m.Lock(context.Background()), m.Unlock()} {
+			if !errors.Is(err, syscall.EINVAL) {
+				t.Error(err)
+			}
+		}
+		if m.Held() != nil {
+			t.Error("held")
+		}
+	}
+	if err := mutex.Held().Check(); err != nil {
 		t.Error(err)
 	}
 }

@@ -52,11 +52,13 @@ class Inside:
 
 
 def is_alive(pid: int) -> bool:
+    exiting = 0x4  # PF_EXITING: who is killed frees its locks some time before it is a zombie
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+            state, *fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return state not in (b"Z", b"X") and not int(fields[5]) & exiting
 
 
 def play(directory: str, threads: int) -> None:
