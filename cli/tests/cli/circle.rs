@@ -123,7 +123,15 @@ fn while_two_wait(parent: &str, look: impl FnOnce(&Place, u32)) {
         holder.say("go on");
         until("it waits", || is_waited_for(&place.lock_file(session)));
     }
+    until_in(second.pid(), "do_wait");
     look(&place, first.pid());
+}
+
+/// Waits until a process is asleep in a kernel's function of this name.
+fn until_in(pid: u32, function: &str) {
+    until(function, || {
+        fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap().contains(function)
+    });
 }
 
 #[test]
@@ -210,9 +218,7 @@ fn a_parent_that_could_go_on_is_not_stuck() {
     ];
     at_once(&parents, |(parent, function)| {
         while_two_wait(parent, |place, pid| {
-            until(&format!("{parent}: it waits"), || {
-                fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap().contains(function)
-            });
+            until_in(pid, function);
             let list = place.output("session-lock list");
             assert!(list.lines().count() == 3 && !list.contains("deadlock"), "{parent}: {list}");
         });

@@ -164,6 +164,8 @@ fn a_command_that_executes_another_one_keeps_the_lock() {
     let mut holding = Holding::start(command);
     holding.hear("last");
     assert!(!support::is_free(&place.lock_file("s")));
+    let label = fs::read_to_string(place.lock_file("s")).unwrap();
+    assert!(label.contains("\nuntil=exit\n"), "{label}");
     let holder = place.output("session-lock holder s");
     assert_eq!(holder, format!("{}\n", holding.pid()));
     holding.finish();
