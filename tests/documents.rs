@@ -245,7 +245,7 @@ fn page(header: &str) -> String {
         .unwrap();
     writeln!(
         page,
-        ".SH NAME\n{} \\- at most one process at a time works on a session",
+        ".SH NAME\n{} \\- named, crash\\-safe locks between processes",
         names.join(",\n")
     )
     .unwrap();

@@ -55,7 +55,7 @@ fn page() -> String {
     let version = env!("CARGO_PKG_VERSION");
     page.line(&format!(".TH SESSION\\-LOCK 1 {DATE} \"session\\-lock {version}\""));
     page.line(".SH NAME");
-    page.line("session\\-lock \\- at most one process at a time works on a session");
+    page.line("session\\-lock \\- named, crash\\-safe locks between processes");
     page.line(".SH SYNOPSIS");
     for command in &commands {
         page.synopsis(command);
