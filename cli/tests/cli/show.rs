@@ -78,10 +78,10 @@ fn a_holder_that_cannot_be_seen_is_named_as_the_label_names_it() {
         session-lock list | tail -n 1 | tr -s ' '";
     let (out, err) = in_pid_namespace(&place, script);
     let expected = [
-        format!("session-lock: 's' is {last}; -w waits for it"),
+        format!("session-lock: 's' is {last}; use -w to wait"),
         // In three looks, once.
         format!("session-lock: waiting for 's', {last}"),
-        format!("session-lock: 's' is {last}; waited 2.3s"),
+        format!("session-lock: 's' is {last}; gave up after 2.3s"),
     ];
     assert_eq!(err.lines().collect::<Vec<_>>(), expected);
     let (_, who) = last.split_once("known is ").unwrap();
@@ -101,7 +101,7 @@ fn a_holder_that_cannot_be_seen_is_named_as_the_label_names_it() {
         in_pid_namespace(&place, "session-lock holder s; session-lock run s -- true; echo $?");
     assert_eq!(out, "75\n");
     let unseen = "held by a process that cannot be seen from here";
-    assert_eq!(err, format!("session-lock: 's' is {unseen}; -w waits for it\n"));
+    assert_eq!(err, format!("session-lock: 's' is {unseen}; use -w to wait\n"));
     holding.finish();
 }
 
