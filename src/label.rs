@@ -153,7 +153,8 @@ fn next_token(fd: BorrowedFd<'_>, now_ns: u64) -> io::Result<u64> {
 /// The token in a lock file. Also in a label that is torn: to go on from a number that is too large
 /// does no harm.
 fn last_token(text: &[u8]) -> Option<u64> {
-    let lines = text.split(|&byte| byte == b'\n');
+    // Most of a file is padding.
+    let lines = text.trim_ascii_end().split(|&byte| byte == b'\n');
     lines.filter_map(|line| number(line.strip_prefix(b"token=")?)).max()
 }
 

@@ -10,7 +10,7 @@ use std::{process, ptr, thread};
 
 use session_lock::{Holder, SessionLock, holder, list, processes};
 
-use crate::support::{Actor, Stage};
+use crate::support::{Actor, Stage, until};
 
 /// An answer in words: `Held 4711 orphaned confirmed labelled`. *Labelled* means that it knows more
 /// than the kernel does.
@@ -246,6 +246,18 @@ impl Player {
     pub fn tell(&mut self, line: &str) -> String {
         self.0.say(line);
         self.0.next().expect("the player has failed")
+    }
+
+    /// Its answer, once it is a certain one: who may not look at everybody has to wait until the
+    /// kernel's table comes to rest.
+    #[track_caller]
+    pub fn tell_for_certain(&mut self, line: &str) -> String {
+        let mut answer = String::new();
+        until("a certain answer", || {
+            answer = self.tell(line);
+            answer != "Free" && answer != "Unknown"
+        });
+        answer
     }
 
     /// The PID, as the player sees itself.
