@@ -547,10 +547,18 @@ fn is_shared(descriptor: &Descriptor, stat: &Stat) -> bool {
         && !sys::fstatfs_type(descriptor.fd()).is_ok_and(|kind| LOCAL.contains(&kind))
 }
 
-/// Whether an error means that the host was cut off, and the lock is gone.
+/// Whether an error means that the host was cut off, or the process that serves the mount has ended, and
+/// the lock is gone.
 fn is_loss(error: &io::Error) -> bool {
-    let lost =
-        [libc::EBADF, libc::EBADFD, libc::EIO, libc::ENOTCONN, libc::ESHUTDOWN, libc::ESTALE];
+    let lost = [
+        libc::EBADF,
+        libc::EBADFD,
+        libc::ECONNABORTED,
+        libc::EIO,
+        libc::ENOTCONN,
+        libc::ESHUTDOWN,
+        libc::ESTALE,
+    ];
     error.raw_os_error().is_some_and(|errno| lost.contains(&errno))
 }
 

@@ -42,6 +42,20 @@ pub const CEPHFS: Engine = Engine {
     },
 };
 
+pub const GLUSTERFS: Engine = Engine {
+    name: "GlusterFS",
+    tools: &["gluster", "glusterd", "glusterfs"],
+    mount_lives_on: true,
+    serve: serve_glusterfs,
+    mount: |host, cluster| {
+        let server = format!("--volfile-server={}", cluster.network.server.address);
+        let log = format!("--log-file={}/{}.log", cluster.scratch.path().display(), host.name);
+        let place = cluster.place.to_str().unwrap();
+        let words = ["glusterfs", "--no-daemon", &server, "--volfile-id=shared", &log, place];
+        words.map(str::to_owned).to_vec()
+    },
+};
+
 /// The servers and three hosts, each with the filesystem at the same place.
 pub struct Cluster {
     pub network: Network<3>,
@@ -157,4 +171,30 @@ fn serve_cephfs(server: &Host, dir: &Path) {
     // ceph-fuse does not wait for that.
     let active = "until ceph -c \"$0\" mds stat | grep -q up:active; do :; done";
     server.run(&["sh", "-c", active, &configuration]);
+}
+
+/// One brick; the settings are those of `docs/more-than-one-machine.md`.
+fn serve_glusterfs(server: &Host, dir: &Path) {
+    let brick = dir.join("brick");
+    fs::create_dir(&brick).unwrap();
+    let brick = format!("{}:{}", server.address, brick.display());
+    for place in ["/var/lib/glusterd", "/var/log/glusterfs", "/var/run"] {
+        server.run(&["mount", "-t", "tmpfs", "none", place]);
+    }
+    server.run(&["glusterd"]);
+    let run = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        server.run(&[&["gluster", "--mode=script", "volume"], &words[..]].concat());
+    };
+    run(&format!("create shared {brick} force"));
+    for setting in [
+        "network.ping-timeout 5",
+        "server.tcp-user-timeout 5",
+        "client.strict-locks on",
+        "performance.quick-read off",
+        "performance.open-behind off",
+    ] {
+        run(&format!("set shared {setting}"));
+    }
+    run("start shared");
 }
