@@ -105,7 +105,9 @@ pub(crate) fn set_guardian(fd: BorrowedFd<'_>, guardian: u32) -> io::Result<()> 
 /// share may have given the lock to somebody else meanwhile.
 pub(crate) fn clear_own(fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
     match Label::read(fd) {
-        Label::Holder(holder) if holder.token != token => Ok(()),
+        Label::Holder(Holder { token: last, .. }) | Label::Cleared(Some(last)) if last != token => {
+            Ok(())
+        }
         _ => clear(fd, Some(token), None),
     }
 }
@@ -603,6 +605,8 @@ mod tests {
         assert_eq!(holder.token, second);
         clear_own(file.as_fd(), second).unwrap();
         assert_eq!(Label::read(file.as_fd()), Label::Cleared(Some(second)));
+        clear_own(file.as_fd(), first).unwrap();
+        assert_eq!(Label::read(file.as_fd()), Label::Cleared(Some(second)), "the last token stays");
     }
 
     #[test]

@@ -512,10 +512,14 @@ fn is_held_by_its_only_thread(opened: &Opened) -> bool {
 /// Writes the label, and makes it the caller's lock.
 fn hand_out(file: LockFile, opened: Opened, wish: &Wish<'_>) -> Result<SessionLock, Error> {
     let Opened { descriptor, stat, writable } = opened;
+    let shared = is_shared(&descriptor, &stat);
+    if shared {
+        // What this host remembers of the file may be older than the last holder's token.
+        let _ = sys::posix_fadvise_dontneed(descriptor.fd());
+    }
     // A label that cannot be written (disk full, RLIMIT_FSIZE) is no reason to refuse a lock.
     let token = writable.then(|| label::write(descriptor.fd(), wish)).and_then(Result::ok);
     let owner = sys::getpid();
-    let shared = is_shared(&descriptor, &stat);
     if shared {
         // Where other hosts read it.
         let _ = sys::fdatasync(descriptor.fd());
@@ -544,14 +548,10 @@ fn stale(path: &CStr) -> Error {
 }
 
 fn check_path(record: &LockRecord) -> Result<(), Error> {
-    let path = || lock_file::to_path(&record.path);
     match lock_file::is_at_path(&record.path, record.file) {
         Ok(true) => Ok(()),
         Ok(false) => Err(stale(&record.path)),
-        Err(error) if record.shared && is_loss(&error) => {
-            Err(Error::Stale { path: path(), source: Some(error) })
-        }
-        Err(source) => Err(Error::Os { path: path(), call: "lstat", source }),
+        Err(error) => Err(failed(record, "lstat", error)),
     }
 }
 
@@ -582,10 +582,18 @@ fn is_shared(descriptor: &Descriptor, stat: &Stat) -> bool {
         && !sys::fstatfs_type(descriptor.fd()).is_ok_and(|kind| LOCAL.contains(&kind))
 }
 
-/// Whether an error means that the host was cut off, and the lock is gone.
+/// Whether an error means that the host was cut off, or the process that serves the mount has ended, and
+/// the lock is gone.
 fn is_loss(error: &io::Error) -> bool {
-    let lost =
-        [libc::EBADF, libc::EBADFD, libc::EIO, libc::ENOTCONN, libc::ESHUTDOWN, libc::ESTALE];
+    let lost = [
+        libc::EBADF,
+        libc::EBADFD,
+        libc::ECONNABORTED,
+        libc::EIO,
+        libc::ENOTCONN,
+        libc::ESHUTDOWN,
+        libc::ESTALE,
+    ];
     error.raw_os_error().is_some_and(|errno| lost.contains(&errno))
 }
 
@@ -602,14 +610,7 @@ fn check_shared(fd: BorrowedFd<'_>, record: &LockRecord) -> Result<(), Error> {
         // A lock without a label has none to compare.
         Ok(_) if record.token.is_none() => {}
         Ok(_) => return Err(lost(record, None)),
-        Err(error) if is_loss(&error) => return Err(lost(record, Some(error))),
-        Err(source) => {
-            return Err(Error::Os {
-                path: lock_file::to_path(&record.path),
-                call: "pread",
-                source,
-            });
-        }
+        Err(error) => return Err(failed(record, "pread", error)),
     }
     // The kernel refuses to lock again what it has lost; what it still holds does not change.
     if sys::fstatfs_type(fd).is_ok_and(|kind| kind == NFS) {
@@ -620,6 +621,14 @@ fn check_shared(fd: BorrowedFd<'_>, record: &LockRecord) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// What a failed system call says of the lock.
+fn failed(record: &LockRecord, call: &'static str, source: io::Error) -> Error {
+    if record.shared && is_loss(&source) {
+        return lost(record, Some(source));
+    }
+    Error::Os { path: lock_file::to_path(&record.path), call, source }
 }
 
 /// Notes that the lock is lost, for good.
@@ -643,14 +652,11 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
         Ok(()) if record.shared => check_shared(descriptor.fd(), &record),
         checked => checked,
     };
-    if let Some(token) = record.token {
+    if let Some(token) = record.token.filter(|_| !record.lost.load(Ordering::Relaxed)) {
         let _ = label::clear_own(descriptor.fd(), token);
     }
     match sys::flock_unlock(descriptor.fd()) {
         Ok(()) => checked,
-        Err(error) if record.shared && is_loss(&error) => Err(lost(&record, Some(error))),
-        Err(source) => {
-            Err(Error::Os { path: lock_file::to_path(&record.path), call: "flock", source })
-        }
+        Err(error) => Err(failed(&record, "flock", error)),
     }
 }

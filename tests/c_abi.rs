@@ -65,6 +65,7 @@ claims! {
     starved_thread_leaves_the_queue_with_its_wait
     threads_with_small_stacks_can_wait
     timed_out_wait_leaves_the_queue
+    token_rises_when_the_clock_is_set_back
     token_rises_with_each_holder
     two_copies_do_not_know_each_others_handles
     two_processes_never_both_hold

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use session_lock::SessionLock;
-use support::installed::{Ensure, Installed};
-use support::{Actor, Stage};
+use support::installed::{Ensure, Installed, run};
+use support::{Actor, Stage, root};
 
 #[test]
 fn role() {
@@ -264,4 +264,39 @@ fn shell() {
 #[test]
 fn rust() {
     play_all("rust");
+}
+
+/// A holder that has lost its lock publishes after a later one: the database refuses it, by its token. (Here the
+/// lock is lost because the file is deleted; on several hosts, because a host was cut off.)
+#[test]
+fn a_late_holder_is_refused_by_the_database() {
+    let Some(installed) = Installed::new(&["python3"]) else { return };
+    let program = root().join("examples/fence.py");
+    let lock = session_lock::path(Some(&installed.locks()), "s").unwrap();
+    let database = installed.scratch.path().join("database");
+    let fence = |text: &str, command: &[&OsStr]| {
+        let mut fence = installed.command("python3");
+        fence.arg(&program).args([database.as_os_str(), "s".as_ref(), text.as_ref()]);
+        let output = fence.args(command).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(fence("first", &[]), (Some(0), String::new()));
+
+    let later = r#"rm "$1" && python3 "$2" "$3" s later"#;
+    let words: [&OsStr; 7] = [
+        "sh".as_ref(),
+        "-c".as_ref(),
+        later.as_ref(),
+        "sh".as_ref(),
+        lock.as_os_str(),
+        program.as_os_str(),
+        database.as_os_str(),
+    ];
+    let (status, stderr) = fence("late", &words);
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("refused"), "{stderr}");
+    let read = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT text FROM page'))";
+    let page = run(installed.command("python3").args(["-c", read]).arg(&database));
+    assert_eq!(page, "('later',)\n");
+    assert_eq!(fence("last", &[]), (Some(0), String::new()));
 }

@@ -372,6 +372,10 @@ fn read_label(file: &File<'_>) -> Label {
     if !file.stat.is_file() {
         return Label::Unreadable;
     }
-    sys::open(file.path, libc::O_RDONLY, 0)
-        .map_or(Label::Unreadable, |file| Label::read(file.as_fd()))
+    let Ok(descriptor) = sys::open(file.path, libc::O_RDONLY, 0) else { return Label::Unreadable };
+    if !file.filesystem.local {
+        // What this host remembers of the file may be older than the holder's label.
+        let _ = sys::posix_fadvise_dontneed(descriptor.as_fd());
+    }
+    Label::read(descriptor.as_fd())
 }
