@@ -41,6 +41,11 @@ fn glusterfs() {
 }
 
 fn run(engine: &Engine) {
+    if !support::long() && !support::in_ci() {
+        return support::skip(
+            "it starts the servers of a filesystem; SESSION_LOCK_LONG=1 does that",
+        );
+    }
     let start = Instant::now();
     let Some(cluster) = Cluster::new(engine) else { return };
     report(engine, "set up", start);
