@@ -104,10 +104,8 @@ pub(crate) fn set_guardian(fd: BorrowedFd<'_>, guardian: u32) -> io::Result<()> 
 /// Clears the label of the holder that got this token, and no other's: a filesystem that several hosts
 /// share may have given the lock to somebody else meanwhile.
 pub(crate) fn clear_own(fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-    match Label::read(fd) {
-        Label::Holder(Holder { token: last, .. }) | Label::Cleared(Some(last)) if last != token => {
-            Ok(())
-        }
+    match read_token(fd) {
+        Ok(Some(last)) if last > token => Ok(()),
         _ => clear(fd, Some(token), None),
     }
 }
@@ -146,17 +144,22 @@ fn put(fd: BorrowedFd<'_>, text: &[u8; SIZE]) -> io::Result<()> {
 /// A number larger than that of every earlier holder: also if the clock was set back, and also if
 /// the file was deleted, as far as the clock is right.
 fn next_token(fd: BorrowedFd<'_>, now_ns: u64) -> io::Result<u64> {
+    let last = read_token(fd)?.unwrap_or(0);
+    Ok(last.saturating_add(1).max(now_ns))
+}
+
+fn read_token(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     let mut text = [0; SIZE];
     let length = sys::pread(fd, &mut text, 0)?;
-    let last = last_token(&text[..length]).unwrap_or(0);
-    Ok(last.saturating_add(1).max(now_ns))
+    Ok(last_token(&text[..length]))
 }
 
 /// The token in a lock file. Also in a label that is torn: to go on from a number that is too large
 /// does no harm.
 fn last_token(text: &[u8]) -> Option<u64> {
-    // Most of a file is padding.
-    let lines = text.trim_ascii_end().split(|&byte| byte == b'\n');
+    let lines = text.split(|&byte| byte == b'\n');
+    // Behind the first empty line there is only padding. A label that is torn in there is whole.
+    let lines = lines.take_while(|line| !line.is_empty());
     lines.filter_map(|line| number(line.strip_prefix(b"token=")?)).max()
 }
 
