@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str;
@@ -164,27 +163,38 @@ pub fn own_number() -> Option<u32> {
     fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
 }
 
-/// All processes that are visible.
-pub(crate) fn processes() -> Vec<u32> {
-    let Ok(directory) = fs::read_dir("/proc") else { return Vec::new() };
-    directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+/// The entries of a directory whose names are numbers.
+fn numbers_in(dir: PathBuf) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    Ok(numbers)
 }
 
-/// A file that a process has open, and its descriptor as it is named in `/proc/PID/fdinfo`.
+/// All processes that are visible.
+pub(crate) fn processes() -> Vec<u32> {
+    numbers_in("/proc".into()).unwrap_or_default()
+}
+
+/// An open descriptor of a process.
+#[derive(Clone, Copy)]
 pub(crate) struct OpenFile {
     pub file: FileId,
-    pub info: PathBuf,
+    process: ProcId,
+    number: u32,
 }
 
 /// The files that a process has open; an error where we may not look.
 pub(crate) fn open_files(pid: u32) -> io::Result<Vec<OpenFile>> {
-    let files = open_files_of_thread(&ProcId::Pid(pid).file(""))?;
+    let files = open_files_of_thread(ProcId::Pid(pid))?;
     if !files.is_empty() {
         return Ok(files);
     }
-    // When the first thread has ended, only the others show what they share.
-    for thread in fs::read_dir(ProcId::Pid(pid).file("task"))? {
-        let files = open_files_of_thread(&thread?.path()).unwrap_or_default();
+    // When the first thread has ended, only the others show what they share. (`/proc` has them under
+    // their own numbers, too, and does not list these: proc(5).)
+    for thread in numbers_in(ProcId::Pid(pid).file("task"))? {
+        let files = open_files_of_thread(ProcId::Pid(thread)).unwrap_or_default();
         if !files.is_empty() {
             return Ok(files);
         }
@@ -192,49 +202,53 @@ pub(crate) fn open_files(pid: u32) -> io::Result<Vec<OpenFile>> {
     Ok(files)
 }
 
-fn open_files_of_thread(thread: &Path) -> io::Result<Vec<OpenFile>> {
+fn open_files_of_thread(process: ProcId) -> io::Result<Vec<OpenFile>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(thread.join("fd"))? {
-        let entry = entry?;
+    for number in numbers_in(process.file("fd"))? {
         // Gone, if it was closed just now.
-        let Ok(file) = file_behind(&entry.path()) else { continue };
-        files.push(OpenFile { file, info: thread.join("fdinfo").join(entry.file_name()) });
+        let Ok(file) = file_behind(process, number) else { continue };
+        files.push(OpenFile { file, process, number });
     }
     Ok(files)
 }
 
 /// Follows the link: the file behind the descriptor, under whatever name it is now.
-fn file_behind(descriptor: &Path) -> io::Result<FileId> {
-    let stat = fs::metadata(descriptor)?;
+fn file_behind(process: ProcId, number: u32) -> io::Result<FileId> {
+    let stat = fs::metadata(process.file(&format!("fd/{number}")))?;
     Ok(FileId { dev: stat.dev(), ino: stat.ino() })
 }
 
 /// Whether a process has the `flock` of this very file on its descriptor `number`; `None` where we may
 /// not look.
-pub(crate) fn has_flock(pid: u32, number: RawFd, file: FileId) -> Option<bool> {
+pub(crate) fn has_flock(pid: u32, number: u32, file: FileId) -> Option<bool> {
     let process = ProcId::Pid(pid);
-    match file_behind(&process.file(&format!("fd/{number}"))) {
-        Ok(behind) => {
-            Some(behind == file && is_flocked(&process.file(&format!("fdinfo/{number}"))))
-        }
+    match file_behind(process, number) {
+        Ok(behind) => Some(behind == file && OpenFile { file, process, number }.is_flocked()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
         Err(_) => None,
     }
 }
 
-/// Whether a descriptor, as it is named in `/proc/PID/fdinfo`, has a `flock` (`show_fd_locks()`).
-pub(crate) fn is_flocked(info: &Path) -> bool {
-    let text = read(info).unwrap_or_default();
-    text.split(|&byte| byte == b'\n')
-        .any(|line| line.starts_with(b"lock:") && line.windows(7).any(|word| word == b" FLOCK "))
-}
+impl OpenFile {
+    fn info(self) -> io::Result<Vec<u8>> {
+        read(self.process.file(&format!("fdinfo/{}", self.number)))
+    }
 
-/// The process that a descriptor stands for, if it is a pidfd; `Some(None)` once that has been waited
-/// for (`pidfd_show_fdinfo()`).
-pub(crate) fn pidfd_target(info: &Path) -> Option<Option<u32>> {
-    let text = read(info).ok()?;
-    let pid = field(&text, b"Pid:")?;
-    Some(str::from_utf8(pid).ok()?.parse().ok())
+    /// Whether it has a `flock` (`show_fd_locks()`).
+    pub fn is_flocked(self) -> bool {
+        let text = self.info().unwrap_or_default();
+        text.split(|&byte| byte == b'\n').any(|line| {
+            line.starts_with(b"lock:") && line.windows(7).any(|word| word == b" FLOCK ")
+        })
+    }
+
+    /// The process that it stands for, if it is a pidfd; `Some(None)` once that has been waited for
+    /// (`pidfd_show_fdinfo()`).
+    pub fn pidfd_target(self) -> Option<Option<u32>> {
+        let text = self.info().ok()?;
+        let pid = field(&text, b"Pid:")?;
+        Some(str::from_utf8(pid).ok()?.parse().ok())
+    }
 }
 
 /// The short name of a process: `prctl(PR_SET_NAME)`.

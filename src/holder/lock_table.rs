@@ -34,14 +34,17 @@ pub(super) struct LockTable {
 }
 
 impl LockTable {
-    /// Reads the table until it is known to be complete, but not for ever: in a storm of locks and
-    /// releases it never comes to rest.
-    pub fn read() -> io::Result<LockTable> {
+    /// Reads the table until it is known to be complete, or has the file that is asked for. But not for
+    /// ever: in a storm of locks and releases it never comes to rest.
+    pub fn read(wanted: Option<FileId>) -> io::Result<LockTable> {
         let file = File::open("/proc/locks")?;
-        LockTable::read_with(|buffer, at| sys::pread(file.as_fd(), buffer, at as libc::off_t))
+        LockTable::read_with(wanted, |buffer, at| {
+            sys::pread(file.as_fd(), buffer, at as libc::off_t)
+        })
     }
 
     fn read_with(
+        wanted: Option<FileId>,
         mut pread: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
     ) -> io::Result<LockTable> {
         const READINGS: usize = 4;
@@ -56,7 +59,7 @@ impl LockTable {
                 table.readings.clear();
             }
             table.readings.push(locks(&text));
-            if table.complete {
+            if table.complete || wanted.is_some_and(|file| !table.record(file).takers.is_empty()) {
                 break;
             }
             last = whole.then_some(text);
@@ -70,7 +73,7 @@ impl LockTable {
             let first = locks.partition_point(|lock| lock.file < file);
             let its_own = locks[first..].iter().take_while(|lock| lock.file == file);
             let record = its_own.fold(Record::default(), Record::add);
-            if record != Record::default() {
+            if !record.takers.is_empty() {
                 return record;
             }
         }
@@ -204,8 +207,12 @@ mod tests {
 
     /// A table of the kernel's whose text is another one at each reading.
     fn kernel(texts: &[&str], behind: &[&str]) -> LockTable {
+        wanted(None, texts, behind)
+    }
+
+    fn wanted(file: Option<FileId>, texts: &[&str], behind: &[&str]) -> LockTable {
         let mut reading = 0;
-        LockTable::read_with(|buffer, at| {
+        LockTable::read_with(file, |buffer, at| {
             let text = texts[reading].as_bytes();
             if at > text.len() {
                 reading += 1;
@@ -240,6 +247,10 @@ mod tests {
         let table = kernel(&[BOTH, ONE, ONE], &[]);
         assert!(table.complete);
         assert!(takers(&table, ino(6)).is_empty());
+        // Whoever wants one file only reads on until it is there.
+        let table = wanted(Some(ino(6)), &[ONE, BOTH], &[]);
+        assert!(!table.complete);
+        assert_eq!(takers(&table, ino(6)), [8]);
         // A record that does not fit on a page is skipped each time, but the table is longer.
         assert!(!kernel(&[ONE; 4], &["2", "2", "2", "2"]).complete);
         assert!(!kernel(&[ONE, ONE, ONE, BOTH], &["2", "", "2", ""]).complete);

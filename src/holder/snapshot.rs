@@ -67,7 +67,7 @@ impl Snapshot {
     }
 
     fn table(&mut self) -> &LockTable {
-        self.table.get_or_insert_with(|| LockTable::read().unwrap_or_default())
+        self.table.get_or_insert_with(|| LockTable::read(None).unwrap_or_default())
     }
 
     /// What the kernel's table says of a file.
@@ -124,6 +124,8 @@ impl Snapshot {
 
     /// How many wait for the lock, where it is known to be held.
     pub fn waiters(&mut self, file: &File<'_>) -> u32 {
+        let in_table = file.filesystem.in_table(file.stat.id);
+        self.table.get_or_insert_with(|| LockTable::read(Some(in_table)).unwrap_or_default());
         self.record(file).waiters
     }
 
@@ -131,7 +133,7 @@ impl Snapshot {
     /// look there takes a time that does not depend on how many locks there are.
     fn by_descriptor(&mut self, label: &Label, file: &File<'_>) -> Option<Holder> {
         let Label::Holder(label) = label else { return None };
-        let number = label.descriptor?;
+        let number = label.descriptor?.try_into().ok()?;
         let has_it = label.guardian.unwrap_or(label.pid);
         let here = self.own_proc && file.filesystem.local && label.is_of_here();
         if !here || procfs::has_flock(has_it, number, file.stat.id) != Some(true) {
@@ -279,7 +281,7 @@ impl Snapshot {
     /// Whether a process has a descriptor of the file's lock; `None` where we may not look.
     fn has_locked(&mut self, pid: u32, file: FileId) -> Option<bool> {
         let open = self.open_files(pid)?;
-        Some(open.iter().any(|open| open.file == file && procfs::is_flocked(&open.info)))
+        Some(open.iter().any(|open| open.file == file && open.is_flocked()))
     }
 
     fn open_files(&mut self, pid: u32) -> Option<&[OpenFile]> {
@@ -302,7 +304,7 @@ impl Snapshot {
             return None;
         }
         let open = self.open_files(pid)?;
-        let target = open.iter().find_map(|open| procfs::pidfd_target(&open.info))?;
+        let target = open.iter().find_map(|open| open.pidfd_target())?;
         Some(target.filter(|&pid| self.exists(pid)))
     }
 
