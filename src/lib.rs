@@ -54,7 +54,8 @@
 //! * It is not async-signal-safe: not to be called from a signal handler, and a signal handler that
 //!   interrupts one of its functions must not `fork`. A `fork` in another thread waits while a lock
 //!   file is being opened.
-//! * Between hosts it is worth what the shared filesystem's own `flock` is worth.
+//! * Between hosts it is worth what the shared filesystem's own `flock` is worth: see
+//!   `docs/more-than-one-machine.md`.
 
 // The map: a module uses only those on lines below its own. `tests/arrows.rs` reads these lines and the
 // `use` lines of the modules, and fails where one points sideways or upwards.
