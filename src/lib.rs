@@ -53,7 +53,8 @@
 //! * It is not async-signal-safe: do not call it from a signal handler; and a signal handler that
 //!   interrupts one of its functions must not `fork`. A `fork` in another thread waits while a lock
 //!   file is being opened.
-//! * Between hosts it is only as good as the shared filesystem's own `flock`.
+//! * Between hosts it is only as good as the shared filesystem's own `flock`: see
+//!   `docs/more-than-one-machine.md`.
 
 // The map: a module uses only those on lines below its own. `tests/arrows.rs` reads these lines and the
 // `use` lines of the modules, and fails where one points sideways or upwards.

@@ -331,6 +331,10 @@ pub fn release_fd(fd: OwnedFd) -> io::Result<()> {
     let (token, guardian) = to_keep(fd.as_fd());
     // It cannot be written if it was opened read-only; then there is no label either.
     let _ = label::clear(fd.as_fd(), token, guardian);
+    if is_on_shared(fd.as_fd()) {
+        // Before the next holder's, on whatever host.
+        let _ = sys::fdatasync(fd.as_fd());
+    }
     sys::flock_unlock(fd.as_fd())
 }
 
@@ -370,6 +374,10 @@ impl PreparedRelease {
         }
         sys::flock_unlock(fd.as_fd())
     }
+}
+
+fn is_on_shared(fd: BorrowedFd<'_>) -> bool {
+    sys::fstat(fd).is_ok_and(|stat| is_shared(fd, &stat))
 }
 
 /// What a cleared label says: the token, and that this process is the guardian, if it is.
@@ -512,7 +520,7 @@ fn is_held_by_its_only_thread(opened: &Opened) -> bool {
 /// Writes the label, and makes it the caller's lock.
 fn hand_out(file: LockFile, opened: Opened, wish: &Wish<'_>) -> Result<SessionLock, Error> {
     let Opened { descriptor, stat, writable } = opened;
-    let shared = is_shared(&descriptor, &stat);
+    let shared = is_shared(descriptor.fd(), &stat);
     if shared {
         // What this host remembers of the file may be older than the last holder's token.
         let _ = sys::posix_fadvise_dontneed(descriptor.fd());
@@ -574,12 +582,11 @@ const NFS: u32 = 0x6969;
 
 /// Whether other hosts may share the filesystem. One on a disk of its own has a driver's device, which
 /// is not of the major number 0.
-fn is_shared(descriptor: &Descriptor, stat: &Stat) -> bool {
+fn is_shared(fd: BorrowedFd<'_>, stat: &Stat) -> bool {
     /// Tmpfs, btrfs, overlayfs, ramfs, zfs, bcachefs.
     const LOCAL: [u32; 6] =
         [0x0102_1994, 0x9123_683E, 0x794C_7630, 0x8584_58F6, 0x2FC1_2FC1, 0xCA45_1A4E];
-    libc::major(stat.id.dev) == 0
-        && !sys::fstatfs_type(descriptor.fd()).is_ok_and(|kind| LOCAL.contains(&kind))
+    libc::major(stat.id.dev) == 0 && !sys::fstatfs_type(fd).is_ok_and(|kind| LOCAL.contains(&kind))
 }
 
 /// Whether an error means that the host was cut off, or the process that serves the mount has ended, and
@@ -654,6 +661,10 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
     };
     if let Some(token) = record.token.filter(|_| !record.lost.load(Ordering::Relaxed)) {
         let _ = label::clear_own(descriptor.fd(), token);
+        if record.shared {
+            // Before the next holder's, on whatever host.
+            let _ = sys::fdatasync(descriptor.fd());
+        }
     }
     match sys::flock_unlock(descriptor.fd()) {
         Ok(()) => checked,

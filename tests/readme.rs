@@ -89,6 +89,11 @@ fn python() {
         let mut python = installed.command("python3");
         run(python.current_dir(program.parent().unwrap()).arg(program));
     }
+    let blocks = blocks_of("docs/more-than-one-machine.md", "python");
+    assert!(!blocks.is_empty());
+    for program in blocks {
+        run(installed.command("python3").args(["-c", &program]));
+    }
 }
 
 /// The program in the Go package's README, in a module elsewhere that is set up by the commands there:

@@ -37,7 +37,9 @@ fn cephfs() {
 
 #[test]
 fn glusterfs() {
-    run(&setup::GLUSTERFS);
+    if support::long() {
+        run(&setup::GLUSTERFS);
+    }
 }
 
 fn run(engine: &Engine) {

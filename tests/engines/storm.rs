@@ -80,7 +80,7 @@ pub fn contend(stage: &mut Stage) {
     let oracle = Oracle::map(Path::new(&stage.args[1]));
     let me: u64 = stage.args[2].parse().unwrap();
     loop {
-        let lock = SessionLock::wait(Some(Path::new(&stage.args[0])), "storm", None, None).unwrap();
+        let lock = SessionLock::wait(Some(Path::new(&stage.args[0])), "s", None, None).unwrap();
         oracle.enter(me, lock.token().unwrap());
         if lock.check().is_err() {
             oracle.wrong_checks.fetch_add(1, SeqCst);
