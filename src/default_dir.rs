@@ -20,8 +20,8 @@ pub(crate) fn from_environment() -> Result<Option<PathBuf>, Error> {
     // Its caller could lead such a program to any directory; and in another one than the caller's
     // it would exclude nobody.
     if sys::is_secure() {
-        let reason = "$SESSION_LOCK_DIR is not obeyed in a program with raised privileges (set-user-ID, \
-                      set-group-ID, file capabilities); unset it, or let the program name the directory";
+        let reason = "$SESSION_LOCK_DIR is refused in a program with raised privileges (set-user-ID, \
+                      set-group-ID, file capabilities); unset it, or have the program name a directory";
         return Err(Error::Untrusted { path, reason });
     }
     if path.is_relative() {
@@ -68,8 +68,8 @@ fn outer_uid(euid: u32) -> Result<u32, Error> {
     };
     map.iter().find_map(|range| range.outside(euid)).ok_or(Error::Untrusted {
         path: "/tmp".into(),
-        reason: "the user has no number outside of this user namespace, after which the directory would be \
-                 named; set SESSION_LOCK_DIR, or name the directory",
+        reason: "the user has no ID outside this user namespace to name the default directory after; set \
+                 SESSION_LOCK_DIR, or name a directory",
     })
 }
 
@@ -86,8 +86,8 @@ fn tmp_is_everybodys(uid: u64) -> Result<(), Error> {
     if root.split(|&byte| byte == b'/').any(|name| name.starts_with(b"systemd-private-")) {
         return Err(Error::Untrusted {
             path: directory_of(uid),
-            reason: "/tmp is this service's own (PrivateTmp=), so nobody outside of it would be excluded; set \
-                     SESSION_LOCK_DIR to a directory that all can see, or name one",
+            reason: "/tmp is private to this service (PrivateTmp=), so the lock would exclude nobody outside it; set \
+                     SESSION_LOCK_DIR to a directory that everybody sees, or name one",
         });
     }
     Ok(())

@@ -146,12 +146,12 @@ impl Directory {
                 return Err(untrusted(&self.path, "it belongs to another user"));
             }
             if found.mode & 0o077 != 0 {
-                return Err(untrusted(&self.path, "it is not closed to others (chmod 700)"));
+                return Err(untrusted(&self.path, "others have access to it (chmod 700)"));
             }
         }
         // Whom a group or an access control list lets in is up to whoever named the directory.
         if found.mode & 0o002 != 0 && found.mode & libc::S_ISVTX == 0 {
-            let reason = "everybody can write it and it has no sticky bit (chmod +t)";
+            let reason = "it is writable by everybody and has no sticky bit (chmod +t)";
             return Err(untrusted(&self.path, reason));
         }
         Ok(Some(found))

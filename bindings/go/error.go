@@ -140,9 +140,9 @@ func (t *target) untrusted() string {
 		case isDefault && stat != nil && int(stat.Uid) != os.Geteuid():
 			return dir + " belongs to another user"
 		case isDefault && mode&0o077 != 0:
-			return dir + " is not closed to others (chmod 700)"
+			return dir + " is accessible to others (chmod 700)"
 		case mode&0o002 != 0 && mode&fs.ModeSticky == 0:
-			return dir + " can be written by everybody and has no sticky bit (chmod +t)"
+			return dir + " is writable by everybody and has no sticky bit (chmod +t)"
 		}
 	}
 	if info, err := os.Lstat(t.path); err == nil && t.session != "" {
@@ -154,15 +154,15 @@ func (t *target) untrusted() string {
 			return "it has more than one hard link"
 		}
 	}
-	return "the directory or the file could be somebody else's trap"
+	return "the directory or the file is not safe to trust"
 }
 
 // noDefault says why who names no directory gets none.
 func noDefault() string {
 	switch named := os.Getenv("SESSION_LOCK_DIR"); {
 	case named == "" && !hasNumberOutside():
-		return "the user has no number outside of this user namespace, after which the directory " +
-			"would be named: name a directory, or set $SESSION_LOCK_DIR"
+		return "the user has no ID outside this user namespace to name the default directory after: " +
+			"name a directory, or set $SESSION_LOCK_DIR"
 	case named == "":
 		return "/tmp is private to this service (PrivateTmp=), so that no other process would find " +
 			"the lock: name a directory, or set $SESSION_LOCK_DIR"

@@ -246,7 +246,7 @@ func TestARefusedDefaultDirectoryIsToldWithItsReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, c := range map[string]struct{ dir, namespace string }{
-		"no number outside of this user namespace": {dir, "--user"},
+		"no ID outside this user namespace": {dir, "--user"},
 		"(PrivateTmp=)": {private, "--mount"},
 	} {
 		if exec.Command("unshare", c.namespace, "true").Run() != nil {

@@ -764,7 +764,7 @@ class Errors(Case):
         def in_a_namespace() -> None:
             os.environ.pop("SESSION_LOCK_DIR", None)
             if unshare(new_user) == 0:
-                refused("no number outside of this user namespace")
+                refused("no ID outside this user namespace")
 
         def in_a_service() -> None:
             os.environ.pop("SESSION_LOCK_DIR", None)

@@ -121,6 +121,9 @@ impl<'a> Attempt<'a> {
         if self.process != process::id() && is(self.process) {
             return Some("which is the process to acquire it for");
         }
+        if is(process::id()) {
+            return Some("which has become this command: waiting would deadlock");
+        }
         let mut ancestors = ancestors(process::id());
         ancestors.extend(ancestors_of_another(self.process));
         let held_by_ancestor = if holder.orphaned {

@@ -103,8 +103,8 @@ def _why_no_default() -> str:
     if not named:
         if not _has_a_number_outside():
             return (
-                "the user has no number outside of this user namespace, after which the directory "
-                "would be named: pass directory= or set $SESSION_LOCK_DIR"
+                "the user has no ID outside this user namespace to name the default directory after: "
+                "pass directory= or set $SESSION_LOCK_DIR"
             )
         return (
             "this service has a /tmp of its own (PrivateTmp=), so others would not find the lock: "
