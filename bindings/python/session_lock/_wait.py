@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EINTR, EMFILE, ETIMEDOUT
 from typing import TYPE_CHECKING, Deque, Dict, Iterator, Optional, Tuple
 from weakref import WeakKeyDictionary
@@ -167,7 +167,9 @@ def wait(file: File, deadline: Optional[float], handle: Handle) -> int:
             while waiting.code is None and waiting.is_ours():
                 for descriptor, _ in poll.poll():
                     if descriptor == signalled:
-                        os.read(signalled, 4096)
+                        # A child that a handler has forked may have been quicker.
+                        with suppress(BlockingIOError):
+                            os.read(signalled, 4096)
             return -EINTR if waiting.code is None else waiting.code
         except BaseException:
             waiting.give_up()
