@@ -247,7 +247,7 @@ func TestARefusedDefaultDirectoryIsToldWithItsReason(t *testing.T) {
 	}
 	for says, c := range map[string]struct{ dir, namespace string }{
 		"no ID outside this user namespace": {dir, "--user"},
-		"(PrivateTmp=)": {private, "--mount"},
+		"(PrivateTmp=)":                     {private, "--mount"},
 	} {
 		if exec.Command("unshare", c.namespace, "true").Run() != nil {
 			t.Logf("not possible here: unshare %s", c.namespace)
