@@ -660,10 +660,12 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
         checked => checked,
     };
     if let Some(token) = record.token.filter(|_| !record.lost.load(Ordering::Relaxed)) {
-        let _ = label::clear_own(descriptor.fd(), token);
         if record.shared {
+            let _ = label::clear_own(descriptor.fd(), token);
             // Before the next holder's, on whatever host.
             let _ = sys::fdatasync(descriptor.fd());
+        } else {
+            let _ = label::clear(descriptor.fd(), Some(token), None);
         }
     }
     match sys::flock_unlock(descriptor.fd()) {

@@ -18,7 +18,6 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FLAGS (O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
@@ -36,7 +35,7 @@ void plain_release(int fd)
     close(fd);
 }
 
-static char label[512];
+static char label[512], last[512];
 static struct statx status;
 static struct rlimit limit;
 /* What the compiler must not find unused. */
@@ -52,8 +51,10 @@ int same_acquire(const char *dir, const char *path, int wait)
         return -1;
     sink = statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, WANTED, &status);
     sink = getpid();
-    sink = syscall(SYS_getrlimit, RLIMIT_FSIZE, &limit);
+    sink = pread(fd, last, sizeof last, 0);
+    sink = getrlimit(RLIMIT_FSIZE, &limit);
     sink = pwrite(fd, label, sizeof label, 0);
+    sink = getpid();
     return fd;
 }
 
@@ -62,7 +63,7 @@ void same_release(int fd, const char *path)
     sink = getpid();
     sink = lseek(fd, 0, SEEK_CUR);
     sink = statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, WANTED, &status);
-    sink = syscall(SYS_getrlimit, RLIMIT_FSIZE, &limit);
+    sink = getrlimit(RLIMIT_FSIZE, &limit);
     sink = pwrite(fd, label, sizeof label, 0);
     flock(fd, LOCK_UN);
     sink = lseek(fd, 0, SEEK_CUR);
