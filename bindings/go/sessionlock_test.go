@@ -268,7 +268,7 @@ func TestAListingOfAnUntrustedDirectoryIsToldWithItsReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Sessions(dir); !errors.Is(err, fs.ErrPermission) ||
-		!strings.HasSuffix(err.Error(), dir+" can be written by everybody and has no sticky bit (chmod +t)") {
+		!strings.HasSuffix(err.Error(), dir+" is writable by everybody and has no sticky bit (chmod +t)") {
 		t.Error(err)
 	}
 }
