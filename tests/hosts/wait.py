@@ -6,8 +6,12 @@ The session "s" in DIR is held by somebody else meanwhile.
 import ctypes
 import errno
 import os
+import signal
 import sys
 import threading
+
+# Whoever has started this may ignore it (nohup, a shell's background job).
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 library, directory, form = sys.argv[1:]
 session_lock_wait = ctypes.CDLL(library).session_lock_wait
