@@ -66,11 +66,12 @@ fn a_tab_completes_subcommands_options_sessions_and_the_command() {
             &[
                 ("session-lock ru", "> session-lock run"),
                 ("--qui", "> session-lock run --quiet"),
-                ("gru", "> session-lock run --quiet gruen"),
-                ("timeou", "> session-lock run --quiet gruen timeout"),
+                // The other shells run the same line.
+                ("-w gru", "> session-lock run --quiet -w gruen"),
+                ("timeou", "> session-lock run --quiet -w gruen timeout"),
                 (
                     "10 cat long-fi",
-                    "> session-lock run --quiet gruen timeout 10 cat long-file-name",
+                    "> session-lock run --quiet -w gruen timeout 10 cat long-file-name",
                 ),
             ],
         );
