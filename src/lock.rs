@@ -665,6 +665,7 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
             // Before the next holder's, on whatever host.
             let _ = sys::fdatasync(descriptor.fd());
         } else {
+            // Nobody but this process has the description, and it still is the one that was locked.
             let _ = label::clear(descriptor.fd(), Some(token), None);
         }
     }

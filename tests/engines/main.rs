@@ -39,6 +39,8 @@ fn cephfs() {
 fn glusterfs() {
     if support::long() {
         run(&setup::GLUSTERFS);
+    } else {
+        eprintln!("not run: only with SESSION_LOCK_LONG=1");
     }
 }
 
