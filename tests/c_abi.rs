@@ -104,6 +104,8 @@ static MEMCHECK: Tool = Tool {
     run: &[
         "valgrind",
         "--quiet",
+        // Its files for a debugger, in /tmp, would end a forked child that has become another user.
+        "--vgdb=no",
         "--leak-check=full",
         // See Report::add_valgrinds_view.
         "--errors-for-leak-kinds=none",
@@ -125,6 +127,7 @@ static HELGRIND: Tool = Tool {
         "valgrind",
         "--tool=helgrind",
         "--quiet",
+        "--vgdb=no",
         "--trace-children=yes",
         "--error-exitcode=9",
         "--log-file=valgrind.%p",
@@ -179,12 +182,6 @@ const EXCEPTIONS: &[Exception] = &[
         claims: &["helper_thread_runs_no_handler"],
         tools: &[&MEMCHECK, &HELGRIND],
         why: "valgrind keeps each thread's signal mask itself, and gives the kernel another",
-    },
-    Exception {
-        when: When::Never,
-        claims: &["wait_needs_no_thread"],
-        tools: &[&MEMCHECK],
-        why: "it can lose a signal that comes between two short calls of ppoll",
     },
     Exception {
         when: When::Never,
