@@ -33,7 +33,7 @@ impl ProcId {
 }
 
 /// A file below `/proc`, in whole.
-pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     // `fs::read` would ask for a size that these files do not have, and then feel its way in small
     // pieces.
     let mut text = Vec::with_capacity(4096);
@@ -42,7 +42,7 @@ pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 }
 
 /// What stands behind a key that begins a line, without the blanks around it.
-pub(crate) fn field<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+pub fn field<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key))?;
     Some(value.trim_ascii())
 }
@@ -173,7 +173,7 @@ fn numbers_in(dir: PathBuf) -> io::Result<Vec<u32>> {
 }
 
 /// All processes that are visible.
-pub(crate) fn processes() -> Vec<u32> {
+pub fn processes() -> Vec<u32> {
     numbers_in("/proc".into()).unwrap_or_default()
 }
 
@@ -252,7 +252,7 @@ impl OpenFile {
 }
 
 /// The short name of a process: `prctl(PR_SET_NAME)`.
-pub(crate) fn name(process: ProcId) -> io::Result<Vec<u8>> {
+pub fn name(process: ProcId) -> io::Result<Vec<u8>> {
     let mut name = read(process.file("comm"))?;
     if name.last() == Some(&b'\n') {
         name.pop();

@@ -8,6 +8,9 @@ use std::mem;
 use std::os::fd::RawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::str;
+
+use session_lock::procfs::{self, ProcId};
 
 /// What a thread waits for, without a timeout.
 pub enum Wait {
@@ -216,10 +219,14 @@ pub fn source(pid: u32, fd: RawFd) -> Source {
     }
 }
 
+fn fdinfo(pid: u32, descriptor: &str) -> io::Result<Vec<u8>> {
+    procfs::read(ProcId::Pid(pid).file(&format!("fdinfo/{descriptor}")))
+}
+
 /// The process that a pidfd stands for.
 pub fn process_of_pidfd(pid: u32, fd: RawFd) -> Option<u32> {
-    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+    let info = fdinfo(pid, &fd.to_string()).ok()?;
+    str::from_utf8(procfs::field(&info, b"Pid:")?).ok()?.parse().ok()
 }
 
 fn pipe(descriptor: &Path) -> Option<u64> {
@@ -232,8 +239,8 @@ fn pipes(pid: u32) -> Vec<RawFd> {
     let number = |path: PathBuf| {
         pipe(&path)?;
         let name = path.file_name()?.to_str()?;
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{name}")).ok()?;
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
+        let info = fdinfo(pid, name).ok()?;
+        let flags = str::from_utf8(procfs::field(&info, b"flags:")?).ok()?;
         let flags = libc::c_int::from_str_radix(flags, 8).ok()?;
         if flags & libc::O_ACCMODE == libc::O_WRONLY { None } else { name.parse().ok() }
     };
@@ -244,11 +251,11 @@ fn pipes(pid: u32) -> Vec<RawFd> {
 /// The processes that have a pipe open, as far as they may be looked at: others have it only if they
 /// inherited it from the same process, as another user.
 pub fn holders_of_pipe(pipe_number: u64) -> Vec<u32> {
-    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids = procfs::processes();
     let has_it = |&pid: &u32| {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         descriptors.map(|entry| entry.path()).any(|path| pipe(&path) == Some(pipe_number))
     };
-    pids.filter(has_it).collect()
+    pids.retain(has_it);
+    pids
 }

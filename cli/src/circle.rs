@@ -271,8 +271,7 @@ fn path_of(step: &Step) -> Option<PathBuf> {
 }
 
 fn name(pid: u32) -> String {
-    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
+    String::from_utf8_lossy(&procfs::name(ProcId::Pid(pid)).unwrap_or_default()).into_owned()
 }
 
 /// A waiter of this program's, or a guardian that waits.

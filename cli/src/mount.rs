@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::str;
+
+use session_lock::procfs::{self, ProcId};
 
 /// Those that never tell others of a lock, as `/proc/self/mountinfo` calls them.
 const ALWAYS: [&str; 7] =
@@ -28,10 +30,10 @@ pub fn that_keeps_locks_to_itself(file: &Path) -> Option<String> {
         return None;
     }
     let file = File::options().read(true).custom_flags(libc::O_PATH).open(file).ok()?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
-    let mut mounts = Vec::new();
-    File::open("/proc/self/mountinfo").ok()?.read_to_end(&mut mounts).ok()?;
+    let info = ProcId::Me.file(&format!("fdinfo/{}", file.as_raw_fd()));
+    let info = procfs::read(info).ok()?;
+    let id = str::from_utf8(procfs::field(&info, b"mnt_id:")?).ok()?;
+    let mounts = procfs::read(ProcId::Me.file("mountinfo")).ok()?;
     let mounts = String::from_utf8_lossy(&mounts);
     // `36 35 98:0 /root /mnt options [tags...] - ext4 source options`
     let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;

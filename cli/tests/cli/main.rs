@@ -34,6 +34,11 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
+        // What is ignored stays so in all that is started here; nohup and a shell's background jobs do that.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: no handler of ours is replaced.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         Place { dir: support::scratch() }
     }
 
