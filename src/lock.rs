@@ -526,8 +526,8 @@ fn hand_out(file: LockFile, opened: Opened, wish: &Wish<'_>) -> Result<SessionLo
         let _ = sys::posix_fadvise_dontneed(descriptor.fd());
     }
     // A label that cannot be written (disk full, RLIMIT_FSIZE) is no reason to refuse a lock.
-    let token = writable.then(|| label::write(descriptor.fd(), wish)).and_then(Result::ok);
     let owner = sys::getpid();
+    let token = writable.then(|| label::write(descriptor.fd(), owner, wish)).and_then(Result::ok);
     if shared {
         // Where other hosts read it.
         let _ = sys::fdatasync(descriptor.fd());
@@ -651,14 +651,14 @@ pub(crate) fn token(handle: u64) -> Result<u64, Error> {
 
 pub(crate) fn release(handle: u64) -> Result<(), Error> {
     let (descriptor, record) = registry::take(handle)?;
+    // While it is still locked: afterwards the file is the next holder's.
+    let mut checked = check_path(&record);
     if !descriptor.is_ours() {
         return Err(stale(&record.path));
     }
-    // While it is still locked: afterwards the file is the next holder's.
-    let checked = match check_path(&record) {
-        Ok(()) if record.shared => check_shared(descriptor.fd(), &record),
-        checked => checked,
-    };
+    if record.shared && checked.is_ok() {
+        checked = check_shared(descriptor.fd(), &record);
+    }
     if let Some(token) = record.token.filter(|_| !record.lost.load(Ordering::Relaxed)) {
         if record.shared {
             let _ = label::clear_own(descriptor.fd(), token);
@@ -669,7 +669,12 @@ pub(crate) fn release(handle: u64) -> Result<(), Error> {
             let _ = label::clear(descriptor.fd(), Some(token), None);
         }
     }
-    match sys::flock_unlock(descriptor.fd()) {
+    let unlocked = sys::flock_unlock(descriptor.fd());
+    if !record.shared {
+        // Nothing since the look at whose it is has taken long.
+        descriptor.close();
+    }
+    match unlocked {
         Ok(()) => checked,
         Err(error) => Err(failed(&record, "flock", error)),
     }

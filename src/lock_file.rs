@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -119,7 +119,11 @@ impl Directory {
             let failed = |source| Error::Os { path: dir.to_path_buf(), call: "getcwd", source };
             dir = Cow::Owned(std::path::absolute(&dir).map_err(failed)?);
         }
-        Ok(Directory { path: to_c_string(dir.into_owned().into_os_string().into_vec()), default })
+        let dir = dir.as_os_str().as_bytes();
+        // With room for the NUL byte: to make a string of the same vector copies nothing.
+        let mut path = Vec::with_capacity(dir.len() + 1);
+        path.extend_from_slice(dir);
+        Ok(Directory { path: to_c_string(path), default })
     }
 
     fn failed(&self, call: &'static str, source: io::Error) -> Error {

@@ -73,18 +73,18 @@ pub fn stat(process: ProcId) -> io::Result<ProcStat> {
 fn parse_stat(text: &[u8]) -> Option<ProcStat> {
     // The command, in parentheses, may itself contain parentheses, blanks and line feeds.
     let end = text.iter().rposition(|&byte| byte == b')')?;
-    let fields = str::from_utf8(&text[end + 1..]).ok()?;
-    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    // Field 3, the state, is the first one here.
-    let field = |number: usize| fields.get(number - 3).copied();
-    let threads = field(20)?.parse().ok()?;
-    let state = field(3)?;
+    let mut fields = str::from_utf8(text.get(end + 2..)?).ok()?.split(' ');
+    // Field 3 is the first one here.
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let threads = fields.nth(15)?.parse().ok()?;
+    let start = fields.nth(1)?.parse().ok()?;
     Some(ProcStat {
-        start: field(22)?.parse().ok()?,
+        start,
         // A process whose first thread has ended is a zombie to look at, but it lives on.
         zombie: matches!(state, "Z" | "X" | "x") && threads <= 1,
         stopped: matches!(state, "T" | "t"),
-        parent: field(4)?.parse().ok()?,
+        parent,
         threads,
     })
 }

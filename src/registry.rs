@@ -201,6 +201,14 @@ impl Descriptor {
         Some(id)
     }
 
+    /// Closes it without another look at whose it is by now.
+    pub fn close(self) {
+        let mut registry = registry();
+        // Closed before the registry is unlocked: no child is born in between.
+        drop(registry.entries.remove(&self.id));
+        mem::forget(self);
+    }
+
     /// Takes the descriptor out of the registry: it is the caller's from now on.
     pub fn into_fd(self) -> Option<OwnedFd> {
         registry().entries.remove(&self.id)?.fd

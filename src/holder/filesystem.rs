@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::str;
+use std::sync::Mutex;
 
 use crate::procfs::{self, ProcId};
 use crate::sys::{self, FileId};
@@ -57,11 +58,29 @@ impl Filesystem {
         if disk && matches!(sys::statfs_type(path), Ok(EXT | XFS)) {
             return Filesystem { device: None, local: true };
         }
+        // A number that no other mount will have until the next boot: what it stands for never changes.
+        static CACHE: Mutex<Option<(u64, Filesystem)>> = Mutex::new(None);
+        let unique = sys::statx_unique_mount_id(path).ok();
+        // Never waits: in a child, the thread that had it locked at the fork may not exist.
+        let mut cache = CACHE.try_lock().ok();
+        if let Some((id, known)) = cache.as_deref().copied().flatten() {
+            if unique == Some(id) {
+                return known;
+            }
+        }
+        let Ok(Some(mount)) = mount_id(path).and_then(mount) else {
+            return Filesystem { device: None, local: false };
+        };
         // A stat on btrfs and overlayfs gives a device of its own for each subvolume or layer; the
         // table has the mount's.
-        let mount = mount_id(path).and_then(mount).ok().flatten();
-        let local = mount.as_ref().is_some_and(|mount| LOCAL.contains(&&mount.kind[..]));
-        Filesystem { device: mount.map(|mount| mount.device), local }
+        let local = LOCAL.contains(&&mount.kind[..]);
+        let filesystem = Filesystem { device: Some(mount.device), local };
+        // If it still is the same mount that is there.
+        let again = sys::statx_unique_mount_id(path).ok();
+        if let (Some(cache), Some(id)) = (&mut cache, unique.filter(|_| unique == again)) {
+            **cache = Some((id, filesystem));
+        }
+        filesystem
     }
 
     pub fn in_table(&self, file: FileId) -> FileId {

@@ -49,17 +49,19 @@ impl LockTable {
     ) -> io::Result<LockTable> {
         const READINGS: usize = 4;
         let mut table = LockTable::default();
+        let mut buffer = vec![0; 16 * 1024];
         let mut last = None;
         for reading in 0..READINGS {
-            let text = read_to_end(&mut pread, BORDERS[reading % 2])?;
+            let text = read_to_end(&mut pread, &mut buffer, BORDERS[reading % 2])?;
+            table.readings.push(locks(&text));
+            if wanted.is_some_and(|file| !table.record(file).takers.is_empty()) {
+                break;
+            }
             let whole = pread(&mut [0], text.len() + 1)? == 0;
             table.complete = whole && last.as_ref() == Some(&text);
             if table.complete {
                 // Of what was read before, all that is still there is in this text.
-                table.readings.clear();
-            }
-            table.readings.push(locks(&text));
-            if table.complete || wanted.is_some_and(|file| !table.record(file).takers.is_empty()) {
+                table.readings.drain(..reading);
                 break;
             }
             last = whole.then_some(text);
@@ -111,18 +113,15 @@ const BORDERS: [usize; 2] = [4096, 2048];
 
 fn read_to_end(
     mut pread: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+    buffer: &mut [u8],
     border: usize,
 ) -> io::Result<Vec<u8>> {
-    let mut text = vec![0; border];
-    let mut used = 0;
-    loop {
-        match pread(&mut text[used..], used)? {
-            0 => break,
-            read => used += read,
-        }
-        text.resize(used + 16 * 1024, 0);
+    let mut text = Vec::new();
+    let mut read = pread(&mut buffer[..border], 0)?;
+    while read > 0 {
+        text.extend_from_slice(&buffer[..read]);
+        read = pread(buffer, text.len())?;
     }
-    text.truncate(used);
     Ok(text)
 }
 

@@ -210,9 +210,19 @@ pub(crate) fn posix_fadvise_dontneed(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// The number of the mount that `path` is on, as in `/proc/self/mountinfo`; `ENOSYS` where the kernel
 /// does not tell (before Linux 5.8).
 pub(crate) fn statx_mount_id(path: &CStr) -> io::Result<u64> {
+    mount_id(path, libc::STATX_MNT_ID)
+}
+
+/// A number of that mount that is never used again; `ENOSYS` before Linux 6.8.
+pub(crate) fn statx_unique_mount_id(path: &CStr) -> io::Result<u64> {
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    mount_id(path, STATX_MNT_ID_UNIQUE)
+}
+
+fn mount_id(path: &CStr, wanted: u32) -> io::Result<u64> {
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
-    let stat = statx(libc::AT_FDCWD, path, flags, libc::STATX_MNT_ID)?;
-    if stat.stx_mask & libc::STATX_MNT_ID == 0 {
+    let stat = statx(libc::AT_FDCWD, path, flags, wanted)?;
+    if stat.stx_mask & wanted == 0 {
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }
     Ok(stat.stx_mnt_id)
@@ -284,8 +294,14 @@ pub(crate) fn pwrite(fd: BorrowedFd<'_>, bytes: &[u8], offset: libc::off_t) -> i
 /// How large a file this process may write, in bytes. A write beyond it raises SIGXFSZ.
 pub(crate) fn getrlimit_fsize() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // glibc's function makes another call, prlimit64, which takes twice as long: it is for any process.
+    // SAFETY: the struct is the one that the call fills; the kernel's is the same on this processor.
+    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+    let result = unsafe { libc::syscall(libc::SYS_getrlimit, libc::RLIMIT_FSIZE, &raw mut limit) };
     // SAFETY: the struct is the one that the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } == -1 {
+    #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    if result == -1 {
         return 0;
     }
     #[allow(clippy::useless_conversion, reason = "it has 32 bits on some platforms")]

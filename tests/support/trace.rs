@@ -681,6 +681,7 @@ const NAMES: &[(i64, &str, &[c_int])] = &[
     // Only in debug builds: the standard library looks whether a descriptor is open before it
     // closes it, and ends the program for EBADF.
     (SYS_fcntl, "fcntl", &[EINVAL]),
+    (SYS_getrlimit, "getrlimit", &[EPERM, EINVAL, ENOSYS]),
     // glibc's getrlimit(3).
     (SYS_prlimit64, "prlimit64", &[EPERM, EINVAL, ENOSYS]),
     // Not ENOSYS: the standard library then opens /dev/urandom, and keeps it for good.
