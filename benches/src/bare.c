@@ -23,6 +23,14 @@
 #define FLAGS (O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
 #define WANTED (STATX_TYPE | STATX_MODE | STATX_NLINK | STATX_UID | STATX_GID | STATX_INO)
 
+/* Where there are two such calls, the library makes the shorter one. */
+#ifdef __x86_64__
+#include <sys/syscall.h>
+#define GETRLIMIT(resource, limit) syscall(SYS_getrlimit, resource, limit)
+#else
+#define GETRLIMIT getrlimit
+#endif
+
 int plain_acquire(const char *path)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -52,21 +60,19 @@ int same_acquire(const char *dir, const char *path, int wait)
     sink = statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, WANTED, &status);
     sink = getpid();
     sink = pread(fd, last, sizeof last, 0);
-    sink = getrlimit(RLIMIT_FSIZE, &limit);
+    sink = GETRLIMIT(RLIMIT_FSIZE, &limit);
     sink = pwrite(fd, label, sizeof label, 0);
-    sink = getpid();
     return fd;
 }
 
 void same_release(int fd, const char *path)
 {
     sink = getpid();
-    sink = lseek(fd, 0, SEEK_CUR);
     sink = statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, WANTED, &status);
-    sink = getrlimit(RLIMIT_FSIZE, &limit);
+    sink = lseek(fd, 0, SEEK_CUR);
+    sink = GETRLIMIT(RLIMIT_FSIZE, &limit);
     sink = pwrite(fd, label, sizeof label, 0);
     flock(fd, LOCK_UN);
-    sink = lseek(fd, 0, SEEK_CUR);
     close(fd);
 }
 

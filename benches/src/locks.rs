@@ -170,16 +170,16 @@ impl Library {
         assert_eq!(unsafe { (self.release)(handle) }, 0);
     }
 
-    /// The state and the PID.
-    pub fn holder(&self, dir: &CStr, session: &CStr) -> (u32, u32) {
-        let mut info = [0u32; 38];
-        let size = size_of_val(&info);
+    /// The state; how many wait is not looked up for a shorter struct.
+    pub fn holder(&self, dir: &CStr, session: &CStr, waiters: bool) -> u32 {
+        let mut info = [0u32; 40];
+        let size = if waiters { 160 } else { 152 };
         // SAFETY: both strings are NUL-terminated; the buffer has the size that is said.
         let error = unsafe {
             (self.holder)(dir.as_ptr(), session.as_ptr(), info.as_mut_ptr().cast(), size)
         };
         assert_eq!(error, 0);
-        (info[0], info[1])
+        info[0]
     }
 }
 

@@ -50,6 +50,13 @@ impl Bench {
         let program = scratch.join("session-lock");
         fs::copy(built, &program).unwrap();
         let library = Library::load(&library_file);
+        build_static(&scratch.join("static"));
+        let guardian = Command::new("cc")
+            .args(["-O2", "-o"])
+            .arg(scratch.join("guardian"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guardian.c"))
+            .status();
+        assert!(guardian.is_ok_and(|status| status.success()));
         let python =
             peers().arg("-B").arg(peer("peers.py")).output().map_or(Vec::new(), |output| {
                 String::from_utf8_lossy(&output.stdout)
@@ -149,6 +156,20 @@ fn build() -> (PathBuf, PathBuf) {
     cargo(&["build", "--package", "session-lock-cli"]);
     cargo(&["rustc", "--lib", "--crate-type", "cdylib"]);
     (target.join("release/libsession_lock.so"), target.join("release/session-lock"))
+}
+
+/// The program as one static file, where Rust's musl is installed.
+fn build_static(to: &Path) {
+    const TARGET: &str = "x86_64-unknown-linux-musl";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let target = root.join("target/benches");
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--package", "session-lock-cli", "--target", TARGET]);
+    command.args(["--release", "--quiet", "--target-dir"]).arg(&target);
+    let built = command.current_dir(root).stderr(Stdio::null()).status();
+    if built.is_ok_and(|status| status.success()) {
+        fs::copy(target.join(TARGET).join("release/session-lock"), to).unwrap();
+    }
 }
 
 /// gofrs/flock as Debian packages it (golang-github-gofrs-flock-dev): no download.

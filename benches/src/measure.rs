@@ -101,9 +101,10 @@ pub fn cycle(bench: &Bench, report: &mut Report) {
         report.point(CYCLE, label, *ours, &Times::new(vec![median(at)]));
     }
     let what = "acquire + release, C functions";
-    report.at_most(what, median(2), median(1), "the same system calls in C", ratio(2, 1), 1.25);
+    report.at_most(what, median(2), median(1), "the same system calls in C", ratio(2, 1), 1.05);
     report.pair(what, median(2), median(0), "open, flock, unlock, close in C");
-    report.at_most(what, median(2), median(5), "fd-lock", ratio(2, 5), 3.0);
+    report.at_most(what, median(2), median(5), "fd-lock", ratio(2, 5), 3.2);
+    report.pair("the same system calls in C", median(1), median(5), "fd-lock");
     report.pair("acquire + release, Rust", median(3), median(4), "std File::lock");
     report.pair("acquire + release, Rust", median(3), median(6), "fs4");
 
@@ -388,7 +389,10 @@ fn cpu_of_children() -> f64 {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
+const THREAD: &str = "a thread in C that is blocked in flock";
+
 pub fn waiters(bench: &Bench, report: &mut Report) {
+    let mut curves: [Vec<f64>; 2] = Default::default();
     for (count, rounds) in [(1, 100), (10, 50), (100, 10), (1000, 5)] {
         let ways = ["flock", "thread", "ours"];
         let dirs = ways.map(|way| bench.dir(&format!("waiters-{count}-{way}")));
@@ -414,12 +418,15 @@ pub fn waiters(bench: &Bench, report: &mut Report) {
                 report.pair(&what, ours, theirs, name);
             }
             if count == 1000 {
-                report.pair(&what, ours, thread, "a thread in C that is blocked in flock");
+                report.pair(&what, ours, thread, THREAD);
+                report.pair(&format!("the same, {THREAD}"), thread, theirs, name);
             }
         };
-        row("time", |drain| drain.wall, 2.0);
+        row("time", |drain| drain.wall, 1.5);
         row("CPU of the process", |drain| drain.life, 2.0);
         row("CPU of the two calls", |drain| drain.calls, 0.0);
+        curves[0].push(median(&ours, |drain| drain.wall));
+        curves[1].push(median(&theirs, |drain| drain.wall));
         if count > 1 {
             let fair = |drains| {
                 let longest = median(drains, |drain| drain.longest);
@@ -428,6 +435,10 @@ pub fn waiters(bench: &Bench, report: &mut Report) {
             let what = format!("{count} waiters: longest wait / median, part of pairs in order");
             report.words(&what, fair(&ours), &format!("{} ({name})", fair(&theirs)));
         }
+    }
+    for (name, curve) in ["session-lock", "blocked flock"].iter().zip(curves) {
+        let what = format!("each hand-over, so many wait with a deadline: {name}");
+        report.curve(&what, curve.into_iter().map(time).chain(["".into()]).collect());
     }
 }
 
@@ -544,54 +555,86 @@ pub fn hoard(library: Library, dir: &Path) {
     }
 }
 
+/// How many locks there are, for the table of how things grow.
+pub const COUNTS: [usize; 5] = [1, 10, 100, 1000, 10_000];
+
 pub fn query(bench: &Bench, report: &mut Report) {
-    let dir = bench.dir_in_memory("query");
+    let (dir, own) = (bench.dir_in_memory("query"), bench.dir_in_memory("own"));
     let mut hoard = bench.actor("hoard", &dir);
-    let (c_dir, held, free) = (c_path(&dir), c"0", c"nobody");
+    let (c_dir, c_own) = (c_path(&dir), c_path(&own));
+    let (held, free) = (c"0", c"another");
+    let library = &bench.library;
+    let cycle = |dir| library.release(library.acquire(dir, free));
+    // The files are there before they are looked for.
+    cycle(&c_own);
     let mut memory = Vec::new();
-    for (count, rounds) in [(10, 1000), (1000, 100), (10_000, 20)] {
+    let mut mine = Vec::new();
+    let mut curves: [Vec<f64>; 7] = Default::default();
+    for count in COUNTS {
         hoard.tell(&count.to_string());
         memory.push(hoard.answer()[0]);
-        let mut times = [Vec::new(), Vec::new(), Vec::new()];
-        for _ in bench.rounds(rounds) {
-            let mut ask = |at: usize, ask: &mut dyn FnMut()| {
+        mine.resize_with(count, || 0);
+        // Each is asked many times in a row: what was read before the first time is no part of it.
+        let median = |ask: &mut dyn FnMut()| {
+            let times = bench.rounds((20_000 / count).clamp(20, 1000)).map(|_| {
                 let begin = Instant::now();
                 ask();
-                times[at].push(begin.elapsed().as_nanos() as f64);
-            };
-            ask(0, &mut || {
-                bench.library.holder(&c_dir, held);
+                begin.elapsed().as_nanos() as f64
             });
-            ask(1, &mut || {
-                bench.library.holder(&c_dir, free);
-            });
-            ask(2, &mut || drop(read_table()));
+            Times::new(times.collect()).median()
+        };
+        let found = [
+            median(&mut || assert_eq!(library.holder(&c_dir, held, false), 1)),
+            median(&mut || assert_eq!(library.holder(&c_dir, held, true), 1)),
+            median(&mut || assert_eq!(library.holder(&c_own, free, false), 0)),
+            median(&mut || drop(read_table())),
+            median(&mut || assert_eq!(session_lock::list(Some(&dir)).unwrap().len(), count)),
+            median(&mut || cycle(&c_own)),
+            {
+                for (nth, lock) in mine.iter_mut().enumerate().filter(|(_, lock)| **lock == 0) {
+                    *lock = library.acquire(&c_own, &CString::new(nth.to_string()).unwrap());
+                }
+                let time = median(&mut || cycle(&c_own));
+                mine.drain(..).for_each(|lock| library.release(lock));
+                time
+            },
+        ];
+        for (curve, found) in curves.iter_mut().zip(found) {
+            curve.push(found);
         }
-        let [held, free, table] = times.map(|times| Times::new(times).median());
-        let what = format!("who holds it, {count} locks in the system");
-        if count == 10 {
-            let judge = |ns: f64| (time(ns), ns <= 40_000.0);
-            let theirs = format!("{} (read /proc/locks once)", time(table));
-            let ((said, ok), target) = (judge(held), "≤ 40 µs");
-            report.words_judged(&what, said, &theirs, target, ok);
-            let (said, ok) = judge(free);
-            report.words_judged(&format!("{what}: nobody"), said, &theirs, target, ok);
-        } else {
-            report.pair(&what, held, table, "read /proc/locks once");
+        let [held, _, free, table, ..] = found;
+        let table = format!("{} (read /proc/locks once)", time(table));
+        if count >= 10 && count != 100 {
+            let what = format!("who holds it, {count} locks in the system");
+            report.words_judged(&what, time(held), &table, "≤ 40 µs", held <= 40e3);
+            let what = format!("{what}: nobody");
+            if count == 10 {
+                report.words_judged(&what, time(free), &table, "≤ 40 µs", free <= 40e3);
+            } else {
+                report.words(&what, time(free), &table);
+            }
         }
     }
-    let list = || {
-        let times = bench.rounds(10).map(|_| {
-            let begin = Instant::now();
-            assert_eq!(session_lock::list(Some(&dir)).unwrap().len(), 10_000);
-            begin.elapsed().as_nanos() as f64
-        });
-        Times::new(times.collect()).median()
-    };
-    report.plain("list, 10,000 files, all locked", time(list()));
+    let names = [
+        "who holds it: held",
+        "who holds it: held, and how many wait",
+        "who holds it: nobody",
+        "read /proc/locks once",
+        "list, all of them held",
+        "acquire + release another lock, all held by one other process",
+        "acquire + release another lock, all held by this process",
+    ];
+    for (name, curve) in names.iter().zip(curves) {
+        report.curve(name, curve.into_iter().map(time).collect());
+    }
     hoard.kill();
-    report.plain("list, 10,000 files, none locked", time(list()));
-    let each = (memory[2] - memory[0]) as f64 / 9990.0;
+    let times = bench.rounds(10).map(|_| {
+        let begin = Instant::now();
+        assert_eq!(session_lock::list(Some(&dir)).unwrap().len(), 10_000);
+        begin.elapsed().as_nanos() as f64
+    });
+    report.plain("list, 10,000 files, none locked", time(Times::new(times.collect()).median()));
+    let each = (memory[4] - memory[0]) as f64 / 9999.0;
     report.plain("memory of 10,000 held locks, each", format!("{each:.0} bytes"));
 }
 
@@ -608,13 +651,30 @@ pub fn run(bench: &Bench, report: &mut Report) {
     let file = lock_file(&dir);
     File::create(&file).unwrap();
     let [program, dir, file] = [&bench.program, &dir, &file].map(|path| path.to_str().unwrap());
+    let guardian = bench.scratch.join("guardian");
+    let guardian = guardian.to_str().unwrap();
+    let fixed = bench.scratch.join("static");
+    let fixed = fixed.to_str().unwrap();
+    // Two programs each, as a script has it.
+    let script = |text: String| {
+        let script = bench.scratch.join(format!("{}.sh", text.len()));
+        fs::write(&script, text).unwrap();
+        format!("sh {}", script.to_str().unwrap())
+    };
+    let acquire =
+        script(format!("{program} acquire --dir {dir} s && {program} release --dir {dir} s"));
+    let flocks = script(format!("exec 9>>{file} && flock 9 && flock -u 9"));
     let mut ways = vec![
-        ("true alone", false, "true".to_owned()),
-        ("session-lock run", true, format!("{program} run --dir {dir} s true")),
-        ("session-lock run --inherit", true, format!("{program} run -i --dir {dir} s true")),
-        ("flock(1)", false, format!("flock {file} true")),
-        ("s6-setlock", false, format!("s6-setlock {file} true")),
-        ("with-lock-ex", false, format!("with-lock-ex -w {file} true")),
+        ("true alone", "true".to_owned()),
+        ("session-lock run", format!("{program} run --dir {dir} s true")),
+        ("session-lock run, static", format!("{fixed} run --dir {dir} s true")),
+        ("session-lock run --inherit", format!("{program} run -i --dir {dir} s true")),
+        ("flock(1)", format!("flock {file} true")),
+        ("s6-setlock", format!("s6-setlock {file} true")),
+        ("with-lock-ex", format!("with-lock-ex -w {file} true")),
+        ("a guardian in C", format!("{guardian} {file} true")),
+        ("acquire, release", acquire),
+        ("flock 9 twice", flocks),
     ];
     let works = |line: &str| {
         let mut words = line.split(' ');
@@ -622,7 +682,7 @@ pub fn run(bench: &Bench, report: &mut Report) {
         command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    ways.retain(|(name, _, way)| {
+    ways.retain(|(name, way)| {
         let works = works(way);
         if !works {
             eprintln!("not measured: {name}");
@@ -631,29 +691,48 @@ pub fn run(bench: &Bench, report: &mut Report) {
     });
     let mut rounds = vec![Vec::new(); ways.len()];
     for _ in bench.rounds(500) {
-        for ((_, _, way), times) in ways.iter().zip(&mut rounds) {
+        for ((_, way), times) in ways.iter().zip(&mut rounds) {
             let begin = Instant::now();
             works(way);
             times.push(begin.elapsed().as_nanos() as f64);
         }
     }
     let times: Vec<_> = rounds.into_iter().map(Times::new).collect();
-    for ((name, ours, _), times) in ways.iter().zip(&times) {
-        report.point(RUN, name, *ours, times);
-    }
     let of = |name: &str| Some(&times[ways.iter().position(|way| way.0 == name)?]);
+    for (name, ours) in [
+        ("session-lock run", true),
+        ("session-lock run, static", true),
+        ("flock(1)", false),
+        ("s6-setlock", false),
+        ("with-lock-ex", false),
+    ] {
+        if let Some(times) = of(name) {
+            report.point(RUN, name, ours, times);
+        }
+    }
     let Some(ours) = of("session-lock run") else { return };
-    for name in ["flock(1)", "s6-setlock", "with-lock-ex", "true alone"] {
-        let Some(theirs) = of(name) else { continue };
-        let (what, ours, theirs) = ("run x -- true, start to end", ours.median(), theirs.median());
-        if name == "flock(1)" {
+    let ours = ours.median();
+    let what = "run x -- true, start to end";
+    for name in ["flock(1)", "s6-setlock", "with-lock-ex", "a guardian in C", "true alone"] {
+        let Some(theirs) = of(name).map(Times::median) else { continue };
+        if matches!(name, "flock(1)" | "s6-setlock") {
             report.at_most(what, ours, theirs, name, ours / theirs, 1.0);
         } else {
             report.pair(what, ours, theirs, name);
         }
     }
-    if let (Some(inherit), Some(flock)) = (of("session-lock run --inherit"), of("flock(1)")) {
-        report.pair("run --inherit x -- true", inherit.median(), flock.median(), "flock(1)");
+    for (what, way) in [
+        ("the same, the static program", "session-lock run, static"),
+        ("run --inherit x -- true", "session-lock run --inherit"),
+        ("the same, a guardian in C", "a guardian in C"),
+    ] {
+        if let (Some(this), Some(s6)) = (of(way), of("s6-setlock")) {
+            report.pair(what, this.median(), s6.median(), "s6-setlock");
+        }
+    }
+    if let (Some(ours), Some(theirs)) = (of("acquire, release"), of("flock 9 twice")) {
+        let what = "acquire, release in a script";
+        report.not_later(what, ours.median(), theirs.median(), "flock 9; flock -u 9", 1e6);
     }
 }
 

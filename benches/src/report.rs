@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::Bench;
+use crate::measure::COUNTS;
 
 /// Nanoseconds, sorted.
 #[derive(Clone, Default)]
@@ -68,6 +69,8 @@ pub struct Report {
     pub notes: Vec<String>,
     pub points: Vec<Point>,
     rows: Vec<Row>,
+    /// How something grows with the number of locks, one cell for each of `measure::COUNTS`.
+    curves: Vec<Vec<String>>,
 }
 
 impl Report {
@@ -94,7 +97,13 @@ impl Report {
             kernel.trim(),
             kind.replace("ext2/ext3", "ext4"),
         );
-        Report { machine, notes: Vec::new(), points: Vec::new(), rows: Vec::new() }
+        Report {
+            machine,
+            notes: Vec::new(),
+            points: Vec::new(),
+            rows: Vec::new(),
+            curves: Vec::new(),
+        }
     }
 
     pub fn point(&mut self, group: &'static str, label: &str, ours: bool, times: &Times) {
@@ -153,6 +162,11 @@ impl Report {
         self.row(what, ours, theirs.into(), String::new()).judge(target, ok);
     }
 
+    pub fn curve(&mut self, what: &str, mut cells: Vec<String>) {
+        cells.insert(0, what.into());
+        self.curves.push(cells);
+    }
+
     pub fn text(&self) -> String {
         let mut text = String::new();
         let _ = writeln!(text, "Measured on: {}.\n", self.machine);
@@ -163,21 +177,36 @@ impl Report {
             let met = (*met).to_owned();
             lines.push([what, ours, theirs, ratio, target, &met].map(Clone::clone));
         }
-        let width = |column: usize| {
-            lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
-        };
-        let widths: [usize; 6] = std::array::from_fn(width);
-        for (number, line) in lines.iter().enumerate() {
-            let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-            let _ = writeln!(text, "| {} |", cells.collect::<Vec<_>>().join(" | "));
-            if number == 0 {
-                let _ = writeln!(text, "|{}|", widths.map(|width| "-".repeat(width + 2)).join("|"));
-            }
+        table(&mut text, &lines);
+        if !self.curves.is_empty() {
+            let head = COUNTS.iter().map(ToString::to_string);
+            let head = std::iter::once("so many locks".to_owned()).chain(head).collect();
+            let lines: Vec<Vec<String>> = [vec![head], self.curves.clone()].concat();
+            let _ = writeln!(text);
+            table(&mut text, &lines);
         }
         for note in &self.notes {
             let _ = writeln!(text, "\n{note}");
         }
         text
+    }
+}
+
+/// In Markdown, the first line as its head.
+fn table<L: AsRef<[String]>>(text: &mut String, lines: &[L]) {
+    let columns = lines.first().map_or(0, |line| line.as_ref().len());
+    let width = |column: usize| {
+        lines.iter().map(|line| line.as_ref()[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for (number, line) in lines.iter().enumerate() {
+        let cells =
+            line.as_ref().iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let _ = writeln!(text, "| {} |", cells.collect::<Vec<_>>().join(" | "));
+        if number == 0 {
+            let rule: Vec<_> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
+            let _ = writeln!(text, "|{}|", rule.join("|"));
+        }
     }
 }
 
