@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str;
 use std::sync::Mutex;
 
-use crate::sys::FileId;
+pub use crate::sys::FileId;
 
 /// The inode number of the initial PID namespace, the same on every Linux.
 pub(crate) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -87,6 +87,35 @@ fn parse_stat(text: &[u8]) -> Option<ProcStat> {
         parent,
         threads,
     })
+}
+
+/// Who took a `flock`, or waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flock {
+    pub pid: u32,
+    pub file: FileId,
+    pub waits: bool,
+}
+
+/// The `flock`s of a text of `/proc/locks`.
+pub fn flocks(table: &[u8]) -> impl Iterator<Item = Flock> {
+    table.split(|&byte| byte == b'\n').filter_map(parse_flock)
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.
+fn parse_flock(line: &[u8]) -> Option<Flock> {
+    let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace().skip(1);
+    let first = fields.next()?;
+    let waits = first == "->";
+    if (if waits { fields.next()? } else { first }) != "FLOCK" {
+        return None;
+    }
+    let pid = fields.nth(2)?.parse().ok()?;
+    let mut file = fields.next()?.split(':');
+    let major = u32::from_str_radix(file.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(file.next()?, 16).ok()?;
+    let ino = file.next()?.parse().ok()?;
+    Some(Flock { pid, file: FileId { dev: libc::makedev(major, minor), ino }, waits })
 }
 
 /// Whether a thread of this process is asleep in the system call with this number.
@@ -331,6 +360,25 @@ mod tests {
         );
         assert_eq!(parse_stat(b"42 (a"), None);
         assert_eq!(parse_stat(b"42 (a) S"), None);
+    }
+
+    #[test]
+    fn waiters_and_other_kinds_of_lock_are_not_holders() {
+        let file = FileId { dev: libc::makedev(0xfd, 1), ino: 5678 };
+        let holder = b"1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF";
+        assert_eq!(parse_flock(holder), Some(Flock { pid: 1234, file, waits: false }));
+        for waiter in [
+            "1: -> FLOCK  ADVISORY  WRITE 7 fd:01:5678 0 EOF",
+            "1:  -> FLOCK  ADVISORY  WRITE 7 fd:01:5678 0 EOF",
+        ] {
+            assert_eq!(parse_flock(waiter.as_bytes()), Some(Flock { pid: 7, file, waits: true }));
+        }
+        assert_eq!(parse_flock(b"2: POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
+        assert_eq!(parse_flock(b"2: -> POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
+        assert_eq!(parse_flock(b"3: OFDLCK ADVISORY  WRITE -1 fd:01:5678 0 EOF"), None);
+        for end in 0..holder.len() {
+            let _ = parse_flock(&holder[..end]);
+        }
     }
 
     #[test]

@@ -3,18 +3,38 @@
 
 use std::fmt::Write;
 
-use crate::report::{Report, time};
+use crate::measure::KILL as NOT_SHOWN;
+use crate::report::{Point, Report, time};
 
-const WIDTH: f64 = 860.0;
+/// To be read also at half the width of a page.
+const WIDTH: f64 = 480.0;
 /// Where the scale begins and ends; labels stand to the left of it, times to the right of a point.
-const SCALE: (f64, f64) = (250.0, 750.0);
-const LINE: f64 = 22.0;
+const SCALE: (f64, f64) = (170.0, 410.0);
+const LINE: f64 = 21.0;
+
+/// Of what was measured, what one would choose from.
+const SHOWN: [&str; 14] = [
+    "session-lock, C functions",
+    "session-lock, Python",
+    "session-lock, Go",
+    "session-lock, deadline",
+    "session-lock run",
+    "session-lock run, static",
+    "fd-lock",
+    "C: blocked flock",
+    "Go gofrs/flock",
+    "Go gofrs/flock, deadline",
+    "Python filelock",
+    "Python portalocker",
+    "flock(1)",
+    "s6-setlock",
+];
 
 const STYLE: &str = "
-  text { font: 13px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328; }
-  .title { font-size: 17px; font-weight: 600; }
+  text { font: 14px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328; }
+  .title { font-size: 16px; font-weight: 600; }
   .group { font-weight: 600; }
-  .small { font-size: 11px; fill: #59636e; }
+  .small { font-size: 12px; fill: #59636e; }
   .ours { font-weight: 600; fill: #0969da; }
   .grid { stroke: #d1d9e0; stroke-width: 1; }
   .bar { fill: #afb8c1; }
@@ -40,17 +60,26 @@ fn escape(text: &str) -> String {
 pub fn draw(report: &Report) -> String {
     let mut body = String::new();
     let mut top = 34.0;
-    text(&mut body, "title", 16.0, top, "start", "session-lock beside what one would take instead");
+    text(&mut body, "title", 16.0, top, "start", "session-lock beside its alternatives");
     top += 20.0;
-    let legend = "Median; the thin line ends at the 99th percentile. Logarithmic: shorter is faster, \
-                  and each step of the grid is ten times the one before.";
-    text(&mut body, "small", 16.0, top, "start", legend);
-    top += 16.0;
-    text(&mut body, "small", 16.0, top, "start", &report.machine);
-    let mut points = &report.points[..];
+    for line in [
+        "Median, to the 99th percentile (thin line). Shorter is faster;",
+        "each step of the grid is ten times the one before.",
+    ] {
+        text(&mut body, "small", 16.0, top, "start", line);
+        top += 16.0;
+    }
+    for part in report.machine.split("; ") {
+        text(&mut body, "small", 16.0, top, "start", part);
+        top += 16.0;
+    }
+    top -= 16.0;
+    let shown = |point: &&Point| point.group != NOT_SHOWN && SHOWN.contains(&point.label.as_str());
+    let points: Vec<&Point> = report.points.iter().filter(shown).collect();
+    let mut points = &points[..];
     while let Some(first) = points.first() {
         let count = points.iter().take_while(|point| point.group == first.group).count();
-        let mut group: Vec<_> = points[..count].iter().collect();
+        let mut group = points[..count].to_vec();
         group.sort_by(|a, b| a.median.total_cmp(&b.median));
         points = &points[count..];
         top += 38.0;

@@ -233,15 +233,13 @@ fn trace(mut lock: impl Lock) {
     unsafe { libc::getppid() };
 }
 
-/// Puts the table between the two marks in `benches/README.md`.
-fn update_readme(table: &str) {
+/// Puts a table between the two marks in a page.
+fn update(page: &str, table: &str) {
     const MARK: &str = "<!-- bench -->\n";
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let text = fs::read_to_string(&file).unwrap();
     let parts: Vec<_> = text.split(MARK).collect();
-    let [before, _, after] = parts[..] else {
-        panic!("benches/README.md has not two lines {MARK}")
-    };
+    let [before, _, after] = parts[..] else { panic!("{page} has not two lines {MARK}") };
     fs::write(file, format!("{before}{MARK}\n{table}\n{MARK}{after}")).unwrap();
 }
 
@@ -280,8 +278,10 @@ fn main() {
     }
     let text = report.text();
     print!("{text}");
+    println!("\n{}", report.choices());
     if args.iter().any(|arg| arg == "--update-readme") {
-        update_readme(&text);
+        update("README.md", &text);
+        update("../README.md", &report.choices());
     }
     let whole = only.is_empty() && !quick;
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

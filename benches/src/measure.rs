@@ -18,8 +18,8 @@ use crate::report::{Report, Times, time};
 
 const CYCLE: &str = "acquire + release, nobody else there";
 const RELEASE: &str = "hand-over to a waiter, from the holder's release";
-const KILL: &str = "hand-over to a waiter, from the holder's SIGKILL";
-const RUN: &str = "a program that does nothing, run under the lock, start to end";
+pub const KILL: &str = "hand-over to a waiter, from the holder's SIGKILL";
+const RUN: &str = "true(1), run under the lock, start to end";
 
 fn lock_file(dir: &Path) -> std::path::PathBuf {
     dir.join(format!("{SESSION}.lock"))
@@ -141,7 +141,13 @@ pub fn cycle(bench: &Bench, report: &mut Report) {
     if let (Some(&ours), Some(&gofrs)) = (medians.get("go"), medians.get("gofrs:endless")) {
         report.pair("acquire + release, Go", ours, gofrs, "gofrs/flock");
     }
+    let said = |way: &str| medians.get(way).map(|&median| time(median));
+    let others = [("fd-lock", Some(time(median(5)))), ("gofrs/flock", said("gofrs:endless"))];
+    report.choice("acquire and release, from C", time(median(2)), &others);
     if let Some(&ours) = medians.get("python:session_lock") {
+        let names = ["portalocker", "fasteners", "filelock"];
+        let others = names.map(|name| (name, said(&format!("python:{name}"))));
+        report.choice("`with`, in Python", time(ours), &others);
         report.alone("`with`, nobody else there, Python", time(ours), "≤ 12 µs", ours <= 12e3);
         for name in ["filelock", "fasteners", "portalocker"] {
             if let Some(&theirs) = medians.get(format!("python:{name}").as_str()) {
@@ -274,6 +280,16 @@ pub fn hand_over(bench: &Bench, report: &mut Report) {
             let name = "gofrs, polling every 50 ms";
             report.pair(&what("Go, deadline, p50"), ours.median(), theirs.median(), name);
         }
+        let said = |way: &str| times.get(way).map(|times| time(times.median()));
+        let others = [
+            ("gofrs/flock", said("gofrs:deadline")),
+            ("filelock", said("python:filelock")),
+            ("fasteners", said("python:fasteners")),
+            ("portalocker", said("python:portalocker")),
+        ];
+        let event = if group == RELEASE { "was released" } else { "lost its holder to SIGKILL" };
+        let choice = format!("a waiter with a timeout gets a lock that {event}, after");
+        report.choice(&choice, time(deadline.median()), &others);
         for (other, name) in [
             ("python:fasteners", "fasteners"),
             ("python:portalocker", "portalocker"),
@@ -515,6 +531,18 @@ pub fn idle(bench: &Bench, report: &mut Report) {
         drop(actor);
         holder.release();
     }
+    let said = |way: &str| {
+        let at = ways.iter().position(|name| *name == way)?;
+        Some((found[at].0 * 10 / seconds).to_string())
+    };
+    let others = [
+        ("portalocker", said("python:portalocker")),
+        ("fasteners", said("python:fasteners")),
+        ("filelock", said("python:filelock")),
+        ("gofrs/flock", said("gofrs:deadline")),
+    ];
+    let what = "wake-ups while one waits for 10 s, with a timeout";
+    report.choice(what, said("ours:deadline").unwrap_or_default(), &others);
     let floor = found[0];
     for (way, (wakes, cpu)) in ways.iter().zip(&found).skip(1) {
         let what = format!("idle wait of {seconds} s: wake-ups, CPU: {}", label(way).0);
@@ -615,6 +643,13 @@ pub fn query(bench: &Bench, report: &mut Report) {
             }
         }
     }
+    let [few, many] = [1, 4].map(|at| time(curves[0][at]));
+    let what = "who holds a lock, of 10 and of 10,000";
+    report.choice(
+        what,
+        format!("{few}, {many}"),
+        &[("(the others cannot tell)", Some(String::new()))],
+    );
     let names = [
         "who holds it: held",
         "who holds it: held, and how many wait",
@@ -730,7 +765,15 @@ pub fn run(bench: &Bench, report: &mut Report) {
             report.pair(what, this.median(), s6.median(), "s6-setlock");
         }
     }
+    let said = |name: &str| of(name).map(|times| time(times.median()));
+    let others = ["s6-setlock", "flock(1)"].map(|name| (name, said(name)));
+    let fixed = said("session-lock run, static").map(|time| format!("; {time} as a static file"));
+    let choice = format!("{}{}", time(ours), fixed.unwrap_or_default());
+    report.choice("`run x -- true`, start to end", choice, &others);
     if let (Some(ours), Some(theirs)) = (of("acquire, release"), of("flock 9 twice")) {
+        let what = "a script that only calls `acquire` and `release`";
+        let others = [("with `flock 9` and `flock -u 9`", said("flock 9 twice"))];
+        report.choice(what, time(ours.median()), &others);
         let what = "acquire, release in a script";
         report.not_later(what, ours.median(), theirs.median(), "flock 9; flock -u 9", 1e6);
     }
@@ -790,7 +833,8 @@ pub fn memory(bench: &Bench, report: &mut Report) {
         if let Some(guardian) = guardian {
             let (resident, own) = memory_of(&guardian.pid.to_string());
             let what = "memory of run's guardian: resident, its own";
-            report.plain(what, format!("{}, {}", kib(resident), kib(own)));
+            let said = format!("{}, {}", kib(resident), kib(own));
+            report.alone(what, said, "≤ 250 KiB its own", own <= 250 << 10);
         }
         let _ = child.kill();
         let _ = child.wait();

@@ -69,6 +69,8 @@ pub struct Report {
     pub notes: Vec<String>,
     pub points: Vec<Point>,
     rows: Vec<Row>,
+    /// The few rows for the README of the project: what, ours, the others.
+    choices: Vec<[String; 3]>,
     /// How something grows with the number of locks, one cell for each of `measure::COUNTS`.
     curves: Vec<Vec<String>>,
 }
@@ -103,6 +105,7 @@ impl Report {
             points: Vec::new(),
             rows: Vec::new(),
             curves: Vec::new(),
+            choices: Vec::new(),
         }
     }
 
@@ -160,6 +163,22 @@ impl Report {
     /// What is no single time, and is to be `ok`.
     pub fn words_judged(&mut self, what: &str, ours: String, theirs: &str, target: &str, ok: bool) {
         self.row(what, ours, theirs.into(), String::new()).judge(target, ok);
+    }
+
+    /// What one would choose by: beside each of the others that was measured.
+    pub fn choice(&mut self, what: &str, ours: String, others: &[(&str, Option<String>)]) {
+        let others =
+            others.iter().filter_map(|(name, said)| Some(format!("{name} {}", said.as_ref()?)));
+        let others = others.collect::<Vec<_>>().join(", ");
+        self.choices.push([what.into(), ours, others]);
+    }
+
+    pub fn choices(&self) -> String {
+        let mut text = String::from("| | session-lock | others |\n|---|---|---|\n");
+        for [what, ours, others] in &self.choices {
+            let _ = writeln!(text, "| {what} | {ours} | {others} |");
+        }
+        text
     }
 
     pub fn curve(&mut self, what: &str, mut cells: Vec<String>) {

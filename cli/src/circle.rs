@@ -15,7 +15,7 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use session_lock::procfs::{self, ProcId};
+use session_lock::procfs::{self, FileId, Flock, ProcId};
 
 use crate::blocked::{self, Source, Wait};
 use crate::{guardian, show};
@@ -24,8 +24,8 @@ use crate::{guardian, show};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     waiter: u32,
-    /// As the kernel's table names it: `MAJOR:MINOR:INODE`.
-    file: String,
+    /// As the kernel's table names it.
+    file: FileId,
     holder: u32,
 }
 
@@ -38,9 +38,9 @@ pub struct Circle {
 /// Who waits for what, and who holds it, at one moment.
 pub struct Waits {
     /// From the waiter to the file.
-    waiting: BTreeMap<u32, String>,
+    waiting: BTreeMap<u32, FileId>,
     /// From the file to those who took its lock.
-    takers: BTreeMap<String, Vec<u32>>,
+    takers: BTreeMap<FileId, Vec<u32>>,
     /// Those who have a waiter among their descendants, and the waiters, once they are needed.
     ancestors: OnceCell<BTreeSet<u32>>,
 }
@@ -56,22 +56,14 @@ enum Stuck {
 impl Waits {
     /// A table that is not read in whole only makes fewer processes stuck.
     pub fn look() -> Waits {
-        let text = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let table = procfs::read("/proc/locks").unwrap_or_default();
         let mut waits =
             Waits { waiting: BTreeMap::new(), takers: BTreeMap::new(), ancestors: OnceCell::new() };
-        for line in text.lines() {
-            // `1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let blocked = fields.get(1) == Some(&"->");
-            let at = if blocked { 2 } else { 1 };
-            let [kind, _, _, pid, file, ..] = fields.get(at..).unwrap_or_default() else {
-                continue;
-            };
-            let (&"FLOCK", Ok(pid)) = (kind, pid.parse()) else { continue };
+        for Flock { pid, file, waits: blocked } in procfs::flocks(&table) {
             if blocked {
-                waits.waiting.insert(pid, (*file).to_owned());
+                waits.waiting.insert(pid, file);
             } else {
-                waits.takers.entry((*file).to_owned()).or_default().push(pid);
+                waits.takers.entry(file).or_default().push(pid);
             }
         }
         waits
@@ -79,7 +71,7 @@ impl Waits {
 
     /// The circle that a waiter is in.
     pub fn circle(&self, waiter: u32) -> Option<Circle> {
-        let file = self.waiting.get(&waiter)?;
+        let &file = self.waiting.get(&waiter)?;
         match self.of_holders(waiter, file, waiter, &mut Vec::new()) {
             Stuck::Yes { steps, reaches: true } => Some(Circle { steps }),
             _ => None,
@@ -107,7 +99,7 @@ impl Waits {
         let stuck = match self.waiting.get(&pid) {
             // In another program a thread of its own may wait, and the others go on. One helps a
             // library's wait.
-            Some(file) if is_ours || stat.threads <= 2 => self.of_holders(pid, file, origin, path),
+            Some(&file) if is_ours || stat.threads <= 2 => self.of_holders(pid, file, origin, path),
             Some(_) => Stuck::No,
             None if is_ours => self.of_children(pid, origin, path),
             None => self.of_threads(pid, origin, path),
@@ -177,13 +169,13 @@ impl Waits {
         ancestors.contains(&pid) || ancestors.contains(&parent(pid))
     }
 
-    fn of_holders(&self, waiter: u32, file: &str, origin: u32, path: &mut Vec<u32>) -> Stuck {
-        let takers = self.takers.get(file).map(Vec::as_slice).unwrap_or_default();
+    fn of_holders(&self, waiter: u32, file: FileId, origin: u32, path: &mut Vec<u32>) -> Stuck {
+        let takers = self.takers.get(&file).map(Vec::as_slice).unwrap_or_default();
         all_stuck(takers.iter(), |&taker| {
             let holder = guardian::process_of(taker).unwrap_or(taker);
             match self.of_process(holder, origin, path) {
                 Stuck::Yes { mut steps, reaches } => {
-                    steps.insert(0, Step { waiter, file: file.to_owned(), holder });
+                    steps.insert(0, Step { waiter, file, holder });
                     Stuck::Yes { steps, reaches }
                 }
                 Stuck::No => Stuck::No,
@@ -255,7 +247,7 @@ impl Circle {
 
 /// The session whose lock file it is; of another directory, the file.
 fn session_of(dir: Option<&Path>, step: &Step) -> OsString {
-    let Some(path) = path_of(step) else { return OsString::from(&step.file) };
+    let Some(path) = path_of(step) else { return format!("inode {}", step.file.ino).into() };
     let is_it = |name: &OsStr| session_lock::path(dir, name).is_ok_and(|of_name| of_name == path);
     let sessions = session_lock::list(dir).unwrap_or_default();
     sessions.into_iter().map(|session| session.name).find(|name| is_it(name)).unwrap_or(path.into())
@@ -263,9 +255,9 @@ fn session_of(dir: Option<&Path>, step: &Step) -> OsString {
 
 /// The waiter has it open.
 fn path_of(step: &Step) -> Option<PathBuf> {
-    let inode: u64 = step.file.rsplit(':').next()?.parse().ok()?;
     let descriptors = fs::read_dir(format!("/proc/{}/fd", step.waiter)).ok()?;
-    let is_it = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == inode);
+    let is_it =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == step.file.ino);
     let descriptor = descriptors.flatten().map(|entry| entry.path()).find(is_it)?;
     fs::read_link(descriptor).ok()
 }

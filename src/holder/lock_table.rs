@@ -11,8 +11,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::str;
 
+use crate::procfs::{self, Flock};
 use crate::sys::{self, FileId};
 
 /// The `flock`s of one file.
@@ -28,7 +28,7 @@ pub(super) struct Record {
 #[derive(Debug, Default)]
 pub(super) struct LockTable {
     /// What each reading has found, sorted by file.
-    readings: Vec<Vec<Lock>>,
+    readings: Vec<Vec<Flock>>,
     /// A file that is not in here was not locked at some moment of the reading.
     pub complete: bool,
 }
@@ -84,7 +84,7 @@ impl LockTable {
 }
 
 impl Record {
-    fn add(mut self, lock: &Lock) -> Record {
+    fn add(mut self, lock: &Flock) -> Record {
         if lock.waits {
             self.waiters += 1;
         } else if self.takers.contains(&lock.pid) {
@@ -126,61 +126,15 @@ fn read_to_end(
 }
 
 /// The locks in a text of the table, sorted by file; those of one file as they stand there.
-fn locks(text: &[u8]) -> Vec<Lock> {
-    let mut locks: Vec<Lock> = Vec::new();
-    for line in text.split(|&byte| byte == b'\n') {
-        locks.extend(parse(line).map(|lock| Lock { nth: locks.len(), ..lock }));
-    }
-    locks.sort_unstable_by_key(|lock| (lock.file, lock.nth));
+fn locks(text: &[u8]) -> Vec<Flock> {
+    let mut locks: Vec<Flock> = procfs::flocks(text).collect();
+    locks.sort_by_key(|lock| lock.file);
     locks
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Lock {
-    file: FileId,
-    nth: usize,
-    pid: u32,
-    waits: bool,
-}
-
-/// `1: FLOCK  ADVISORY  WRITE 1234 fd:00:5678 0 EOF`; a waiter has `->` behind the number.
-fn parse(line: &[u8]) -> Option<Lock> {
-    let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace().skip(1);
-    let first = fields.next()?;
-    let waits = first == "->";
-    if (if waits { fields.next()? } else { first }) != "FLOCK" {
-        return None;
-    }
-    let pid = fields.nth(2)?.parse().ok()?;
-    let mut file = fields.next()?.split(':');
-    let major = u32::from_str_radix(file.next()?, 16).ok()?;
-    let minor = u32::from_str_radix(file.next()?, 16).ok()?;
-    let ino = file.next()?.parse().ok()?;
-    Some(Lock { file: FileId { dev: libc::makedev(major, minor), ino }, nth: 0, pid, waits })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waiters_and_other_kinds_of_lock_are_not_holders() {
-        let file = FileId { dev: libc::makedev(0xfd, 1), ino: 5678 };
-        let holder = b"1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF";
-        assert_eq!(parse(holder), Some(Lock { file, nth: 0, pid: 1234, waits: false }));
-        for waiter in [
-            "1: -> FLOCK  ADVISORY  WRITE 7 fd:01:5678 0 EOF",
-            "1:  -> FLOCK  ADVISORY  WRITE 7 fd:01:5678 0 EOF",
-        ] {
-            assert_eq!(parse(waiter.as_bytes()), Some(Lock { file, nth: 0, pid: 7, waits: true }));
-        }
-        assert_eq!(parse(b"2: POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
-        assert_eq!(parse(b"2: -> POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF"), None);
-        assert_eq!(parse(b"3: OFDLCK ADVISORY  WRITE -1 fd:01:5678 0 EOF"), None);
-        for end in 0..holder.len() {
-            let _ = parse(&holder[..end]);
-        }
-    }
 
     #[test]
     fn a_record_has_its_takers_and_waiters() {

@@ -35,8 +35,10 @@ pub(crate) struct Stat {
 
 /// Which file it is: two paths or descriptors with the same pair are the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct FileId {
+pub struct FileId {
+    /// The device, as `makedev(3)` composes it.
     pub dev: u64,
+    /// The inode number.
     pub ino: u64,
 }
 

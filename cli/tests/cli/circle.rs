@@ -200,8 +200,8 @@ fn a_parent_that_could_go_on_is_not_stuck() {
         ("flock b.lock true & read line", "pipe_read"),
         ("mkfifo f; exec 3<>f; flock b.lock true & read line <&3", "pipe_read"),
         // From another child,
-        ("flock b.lock true & sleep 20 & wait", "sigsuspend"),
-        ("flock b.lock true & x=$(flock b.lock true & sleep 20)", "pipe_read"),
+        ("flock b.lock true & sleep 120 & wait", "sigsuspend"),
+        ("flock b.lock true & x=$(flock b.lock true & sleep 120)", "pipe_read"),
         // or in time.
         ("exec timeout 600 flock b.lock true", "sigsuspend"),
         (&python("c.communicate(timeout=600)"), "poll"),
@@ -211,7 +211,7 @@ fn a_parent_that_could_go_on_is_not_stuck() {
         // Another thread goes on.
         (
             &python(
-                "import threading, time; threading.Thread(target=time.sleep, args=(20,)).start(); c.wait()",
+                "import threading, time; threading.Thread(target=time.sleep, args=(120,)).start(); c.wait()",
             ),
             "do_wait",
         ),
