@@ -2,13 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str;
 use std::sync::Mutex;
 
+use crate::sys;
 pub use crate::sys::FileId;
 
 /// The inode number of the initial PID namespace, the same on every Linux.
@@ -206,78 +209,80 @@ pub fn processes() -> Vec<u32> {
     numbers_in("/proc".into()).unwrap_or_default()
 }
 
-/// An open descriptor of a process.
+/// A descriptor of a process that has a `flock`, or may have one.
 #[derive(Clone, Copy)]
-pub(crate) struct OpenFile {
-    pub file: FileId,
+pub(crate) struct Locked {
+    /// The file, as the kernel's table names it; `None` where we may not see which lock it has.
+    pub file: Option<FileId>,
     process: ProcId,
     number: u32,
 }
 
-/// The files that a process has open; an error where we may not look.
-pub(crate) fn open_files(pid: u32) -> io::Result<Vec<OpenFile>> {
-    let files = open_files_of_thread(ProcId::Pid(pid))?;
-    if !files.is_empty() {
-        return Ok(files);
+impl Locked {
+    /// The file, as `stat` names it.
+    pub fn stat(self) -> io::Result<FileId> {
+        let path = self.process.file(&format!("fd/{}", self.number)).into_os_string();
+        let path = CString::new(path.into_vec()).map_err(io::Error::other)?;
+        Ok(sys::stat_from_cache(&path)?.id)
+    }
+}
+
+/// The descriptors of a process that have a `flock`; an error where we may not look. No file is touched: one
+/// of them may be on a filesystem whose server does not answer, and a `stat` would wait for that.
+pub(crate) fn locked(pid: u32) -> io::Result<Vec<Locked>> {
+    let process = ProcId::Pid(pid);
+    let numbers = numbers_in(process.file("fd"))?;
+    if !numbers.is_empty() {
+        return Ok(locked_of(process, &numbers));
     }
     // When the first thread has ended, only the others show what they share. (`/proc` has them under
     // their own numbers, too, and does not list these: proc(5).)
-    for thread in numbers_in(ProcId::Pid(pid).file("task"))? {
-        let files = open_files_of_thread(ProcId::Pid(thread)).unwrap_or_default();
-        if !files.is_empty() {
-            return Ok(files);
+    for thread in numbers_in(process.file("task"))? {
+        let process = ProcId::Pid(thread);
+        let numbers = numbers_in(process.file("fd")).unwrap_or_default();
+        if !numbers.is_empty() {
+            return Ok(locked_of(process, &numbers));
         }
     }
-    Ok(files)
+    Ok(Vec::new())
 }
 
-fn open_files_of_thread(process: ProcId) -> io::Result<Vec<OpenFile>> {
-    let mut files = Vec::new();
-    for number in numbers_in(process.file("fd"))? {
-        // Gone, if it was closed just now.
-        let Ok(file) = file_behind(process, number) else { continue };
-        files.push(OpenFile { file, process, number });
-    }
-    Ok(files)
+fn locked_of(process: ProcId, numbers: &[u32]) -> Vec<Locked> {
+    numbers.iter().filter_map(|&number| locked_by(process, number)).collect()
 }
 
-/// Follows the link: the file behind the descriptor, under whatever name it is now.
-fn file_behind(process: ProcId, number: u32) -> io::Result<FileId> {
-    let stat = fs::metadata(process.file(&format!("fd/{number}")))?;
-    Ok(FileId { dev: stat.dev(), ino: stat.ino() })
+/// The `flock` of a process's descriptor `number`, if it has one.
+pub(crate) fn flock_of(pid: u32, number: u32) -> Option<Locked> {
+    locked_by(ProcId::Pid(pid), number)
 }
 
-/// Whether a process has the `flock` of this very file on its descriptor `number`; `None` where we may
-/// not look.
-pub(crate) fn has_flock(pid: u32, number: u32, file: FileId) -> Option<bool> {
-    let process = ProcId::Pid(pid);
-    match file_behind(process, number) {
-        Ok(behind) => Some(behind == file && OpenFile { file, process, number }.is_flocked()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+fn locked_by(process: ProcId, number: u32) -> Option<Locked> {
+    let file = match fdinfo(process, number) {
+        Ok(text) => {
+            // As in the table, behind a key (`show_fd_locks()`).
+            let mut lines = text.split(|&byte| byte == b'\n');
+            Some(lines.find_map(|line| parse_flock(line.strip_prefix(b"lock:")?))?.file)
+        }
+        // It was closed just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(_) => None,
-    }
+    };
+    Some(Locked { file, process, number })
 }
 
-impl OpenFile {
-    fn info(self) -> io::Result<Vec<u8>> {
-        read(self.process.file(&format!("fdinfo/{}", self.number)))
-    }
+fn fdinfo(process: ProcId, number: u32) -> io::Result<Vec<u8>> {
+    read(process.file(&format!("fdinfo/{number}")))
+}
 
-    /// Whether it has a `flock` (`show_fd_locks()`).
-    pub fn is_flocked(self) -> bool {
-        let text = self.info().unwrap_or_default();
-        text.split(|&byte| byte == b'\n').any(|line| {
-            line.starts_with(b"lock:") && line.windows(7).any(|word| word == b" FLOCK ")
-        })
-    }
-
-    /// The process that it stands for, if it is a pidfd; `Some(None)` once that has been waited for
-    /// (`pidfd_show_fdinfo()`).
-    pub fn pidfd_target(self) -> Option<Option<u32>> {
-        let text = self.info().ok()?;
+/// The process that one of a process's descriptors stands for, if there is a pidfd among them;
+/// `Some(None)` once that has been waited for (`pidfd_show_fdinfo()`).
+pub(crate) fn pidfd_target(pid: u32) -> Option<Option<u32>> {
+    let process = ProcId::Pid(pid);
+    numbers_in(process.file("fd")).ok()?.into_iter().find_map(|number| {
+        let text = fdinfo(process, number).ok()?;
         let pid = field(&text, b"Pid:")?;
         Some(str::from_utf8(pid).ok()?.parse().ok())
-    }
+    })
 }
 
 /// The short name of a process: `prctl(PR_SET_NAME)`.

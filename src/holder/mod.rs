@@ -159,8 +159,7 @@ pub(crate) fn holder_with(
         let confirmed = Snapshot::new().sees_everybody(&of_directory(&lock_file.dir().path));
         return Ok(Holder { state: State::Free, confirmed, ..Holder::default() });
     };
-    let filesystem = Filesystem::of(&lock_file.path, stat.id.dev);
-    let file = File { path: &lock_file.path, stat, filesystem };
+    let file = File::new(&lock_file.path, stat);
     let mut snapshot = Snapshot::new();
     let mut holder = snapshot.holder_of(&file);
     if snapshot.doubtful {
@@ -244,7 +243,7 @@ pub fn processes(dir: Option<&Path>, session: impl AsRef<OsStr>) -> Result<Vec<P
     let file = LockFile::new(dir, session.as_ref())?;
     let Some(stat) = look(&file)? else { return Ok(Vec::new()) };
     let command = |pid| procfs::command(ProcId::Pid(pid)).unwrap_or_default();
-    let pids = Snapshot::new().search(stat.id).pids;
+    let pids = Snapshot::new().search(&File::new(&file.path, stat)).pids;
     Ok(pids.into_iter().map(|pid| Process { pid, command: text(&command(pid)) }).collect())
 }
 

@@ -10,7 +10,7 @@ use super::filesystem::Filesystem;
 use super::lock_table::{LockTable, Record};
 use super::{Holder, State, text};
 use crate::label::{self, Label};
-use crate::procfs::{self, OpenFile, ProcId, ProcStat};
+use crate::procfs::{self, Locked, ProcId, ProcStat};
 use crate::sys::{self, FileId, Stat};
 
 pub(super) struct Snapshot {
@@ -31,7 +31,7 @@ pub(super) struct Snapshot {
 struct Seen {
     pid: u32,
     stat: Option<Option<ProcStat>>,
-    open_files: Option<Option<Vec<OpenFile>>>,
+    locked: Option<Option<Vec<Locked>>>,
 }
 
 /// Who has a descriptor of a lock.
@@ -46,6 +46,37 @@ pub(super) struct File<'a> {
     pub path: &'a CStr,
     pub stat: Stat,
     pub filesystem: Filesystem,
+}
+
+impl<'a> File<'a> {
+    pub fn new(path: &'a CStr, stat: Stat) -> File<'a> {
+        File { path, stat, filesystem: Filesystem::of(path, stat.id.dev) }
+    }
+
+    fn in_table(&self) -> FileId {
+        self.filesystem.in_table(self.stat.id)
+    }
+
+    /// Files of two subvolumes or layers can have the same number in the table.
+    fn is_ambiguous(&self) -> bool {
+        self.in_table() != self.stat.id
+    }
+
+    /// Whether it is this file's lock that a descriptor has; `None` where we may not see that.
+    fn is_locked_by(&self, locked: &Locked) -> Option<bool> {
+        let is_it = |locked: &Locked| locked.stat().is_ok_and(|id| id == self.stat.id);
+        match locked.file {
+            Some(file) => Some(file == self.in_table() && (!self.is_ambiguous() || is_it(locked))),
+            // It is not, if the descriptor is another file's.
+            None => {
+                if is_it(locked) {
+                    None
+                } else {
+                    Some(false)
+                }
+            }
+        }
+    }
 }
 
 impl Snapshot {
@@ -72,17 +103,15 @@ impl Snapshot {
 
     /// What the kernel's table says of a file.
     fn record(&mut self, file: &File<'_>) -> Record {
-        let in_table = file.filesystem.in_table(file.stat.id);
-        let mut record = self.table().record(in_table);
-        if in_table != file.stat.id && !record.takers.is_empty() {
-            // Files of two subvolumes or layers can have the same number in the table.
-            self.sort_out(&mut record, file.stat.id);
+        let mut record = self.table().record(file.in_table());
+        if file.is_ambiguous() && !record.takers.is_empty() {
+            self.sort_out(&mut record, file);
         }
         record
     }
 
     /// Keeps those who took the lock of this very file, if that can be known.
-    fn sort_out(&mut self, record: &mut Record, file: FileId) {
+    fn sort_out(&mut self, record: &mut Record, file: &File<'_>) {
         let its = |&pid: &u32| self.has_locked(pid, file) == Some(true);
         let own: Vec<u32> = record.takers.iter().copied().filter(its).collect();
         if !own.is_empty() {
@@ -110,7 +139,7 @@ impl Snapshot {
         }
         let record = self.record(file);
         let mut holder = if !record.takers.is_empty() {
-            self.by_takers(&record.takers, &label, file.stat.id)
+            self.by_takers(&record.takers, &label, file)
         } else if self.sees_everybody(&file.filesystem) && self.table().complete {
             Holder { state: State::Free, confirmed: true, ..Holder::default() }
         } else {
@@ -124,7 +153,7 @@ impl Snapshot {
 
     /// How many wait for the lock, where it is known to be held.
     pub fn waiters(&mut self, file: &File<'_>) -> u32 {
-        let in_table = file.filesystem.in_table(file.stat.id);
+        let in_table = file.in_table();
         self.table.get_or_insert_with(|| LockTable::read(Some(in_table)).unwrap_or_default());
         self.record(file).waiters
     }
@@ -136,7 +165,8 @@ impl Snapshot {
         let number = label.descriptor?.try_into().ok()?;
         let has_it = label.guardian.unwrap_or(label.pid);
         let here = self.own_proc && file.filesystem.local && label.is_of_here();
-        if !here || procfs::has_flock(has_it, number, file.stat.id) != Some(true) {
+        let locked = here.then(|| procfs::flock_of(has_it, number)).flatten()?;
+        if file.is_locked_by(&locked) != Some(true) {
             return None;
         }
         self.lives(label, label.pid).then(|| self.held_by(label, Some(label.pid)))
@@ -148,9 +178,9 @@ impl Snapshot {
             if let Some(holder) = self.by_descriptor(label, file) {
                 return holder;
             }
-            let search = self.search(file.stat.id);
+            let search = self.search(file);
             if !search.pids.is_empty() {
-                return self.by_takers(&search.pids, label, file.stat.id);
+                return self.by_takers(&search.pids, label, file);
             }
             if search.complete && self.sees_everybody(&file.filesystem) {
                 return Holder { state: State::Free, confirmed: true, ..Holder::default() };
@@ -181,7 +211,7 @@ impl Snapshot {
     }
 
     /// The table names who took the lock, or a search of the descriptors has found who has it.
-    fn by_takers(&mut self, takers: &[u32], label: &Label, file: FileId) -> Holder {
+    fn by_takers(&mut self, takers: &[u32], label: &Label, file: &File<'_>) -> Holder {
         // Several have a shared lock, or the table means several files: one of them may be labelled.
         let label = match label {
             Label::Holder(label) => Some(label).zip(self.number_of(label, takers)),
@@ -257,7 +287,7 @@ impl Snapshot {
     // --------------------------------------------------------------------------- the processes
 
     /// The processes that have a descriptor of the file's lock.
-    pub fn search(&mut self, file: FileId) -> Search {
+    pub fn search(&mut self, file: &File<'_>) -> Search {
         // With `hidepid` nothing is shown of the first process, either.
         let mut complete = self.stat(1).is_some();
         let mut pids = procfs::processes();
@@ -272,29 +302,32 @@ impl Snapshot {
 
     fn seen(&mut self, pid: u32) -> &mut Seen {
         let at = self.processes.binary_search_by_key(&pid, |seen| seen.pid).unwrap_or_else(|at| {
-            self.processes.insert(at, Seen { pid, stat: None, open_files: None });
+            self.processes.insert(at, Seen { pid, stat: None, locked: None });
             at
         });
         &mut self.processes[at]
     }
 
     /// Whether a process has a descriptor of the file's lock; `None` where we may not look.
-    fn has_locked(&mut self, pid: u32, file: FileId) -> Option<bool> {
-        let open = self.open_files(pid)?;
-        Some(open.iter().any(|open| open.file == file && open.is_flocked()))
-    }
-
-    fn open_files(&mut self, pid: u32) -> Option<&[OpenFile]> {
-        let open_files = &mut self.seen(pid).open_files;
-        let open = open_files.get_or_insert_with(|| match procfs::open_files(pid) {
-            Ok(open) => Some(open),
-            // One that is gone has nothing open; one that is hidden may have.
+    fn has_locked(&mut self, pid: u32, file: &File<'_>) -> Option<bool> {
+        let locked = &mut self.seen(pid).locked;
+        let locked = locked.get_or_insert_with(|| match procfs::locked(pid) {
+            Ok(locked) => Some(locked),
+            // One that is gone has no lock; one that is hidden may have.
             Err(error) => {
                 let gone = error.kind() == io::ErrorKind::NotFound && !sys::process_exists(pid);
                 gone.then(Vec::new)
             }
         });
-        open.as_deref()
+        let mut answer = Some(false);
+        for locked in locked.as_ref()? {
+            match file.is_locked_by(locked) {
+                Some(true) => return Some(true),
+                Some(false) => {}
+                None => answer = None,
+            }
+        }
+        answer
     }
 
     /// Whom a process that has the lock holds it for, if it is a guardian: its pidfd says so.
@@ -303,8 +336,7 @@ impl Snapshot {
         if !procfs::name(ProcId::Pid(pid)).is_ok_and(|name| name.starts_with(b"session-lock")) {
             return None;
         }
-        let open = self.open_files(pid)?;
-        let target = open.iter().find_map(|open| open.pidfd_target())?;
+        let target = procfs::pidfd_target(pid)?;
         Some(target.filter(|&pid| self.exists(pid)))
     }
 

@@ -101,7 +101,7 @@ fn stat_with(fd: c_int, path: &CStr, flags: c_int) -> io::Result<Stat> {
         // Before Linux 4.11; or a filter that does not know the call, as those of old container
         // runtimes (EPERM).
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
-            return fstatat(fd, path, flags);
+            return fstatat(fd, path, flags & !libc::AT_STATX_DONT_SYNC);
         }
         result => result?,
     };
@@ -168,6 +168,11 @@ pub(crate) fn fcntl_dupfd(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedF
 
 pub(crate) fn stat(path: &CStr) -> io::Result<Stat> {
     stat_with(libc::AT_FDCWD, path, 0)
+}
+
+/// The same as far as this host knows: it does not ask the server of a shared filesystem.
+pub(crate) fn stat_from_cache(path: &CStr) -> io::Result<Stat> {
+    stat_with(libc::AT_FDCWD, path, libc::AT_STATX_DONT_SYNC)
 }
 
 /// Of the link itself, where `path` names one.

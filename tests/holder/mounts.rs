@@ -5,6 +5,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use session_lock::SessionLock;
 
@@ -36,6 +40,7 @@ pub fn on_a_mount(stage: &mut Stage) {
         "two tmpfs" => two_tmpfs(&dir),
         "bindfs" => bindfs(&dir),
         "lost" => lost(&dir),
+        "no answer" => no_answer(&dir),
         "bindfs with locks" => bindfs_with_locks(&dir),
         _ => unreachable!(),
     }
@@ -94,6 +99,11 @@ fn on_a_fuse_filesystem_whose_locks_the_kernel_keeps() {
 #[test]
 fn on_a_fuse_filesystem_that_has_given_the_lock_to_somebody_else() {
     mounted("lost", &["bindfs"]);
+}
+
+#[test]
+fn beside_a_fuse_filesystem_that_does_not_answer() {
+    mounted("no answer", &["bindfs"]);
 }
 
 #[test]
@@ -315,6 +325,42 @@ fn lost(dir: &Path) {
     lock.check().unwrap();
     lock.release().unwrap();
     assert_eq!(ask(&source, "s"), "Free confirmed");
+}
+
+/// A search looks at what every process has open, also on a filesystem whose server has stopped.
+fn no_answer(dir: &Path) {
+    let local = subdirectory(dir, "local");
+    let _lock = SessionLock::acquire(Some(&local), "s").unwrap();
+    let fuse = bindfs_at(dir, &[]);
+    let open = fs::File::create(fuse.join("another")).unwrap();
+    let is_server = |pid: &u32| {
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with("bindfs") && command.contains(fuse.to_str().unwrap())
+    };
+    let all = fs::read_dir("/proc").unwrap().map(Result::unwrap);
+    let mut all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let server = all.find(is_server).unwrap().to_string();
+    run(&["kill", "-STOP", &server]);
+    // For a second or so the kernel knows by itself what the server has said.
+    let enough = Arc::new(AtomicBool::new(false));
+    let asks = {
+        let enough = Arc::clone(&enough);
+        thread::spawn(move || while !enough.load(Ordering::Relaxed) && open.metadata().is_ok() {})
+    };
+    let is_asked = |task: fs::DirEntry| {
+        fs::read_to_string(task.path().join("wchan")).is_ok_and(|at| at == "request_wait_answer")
+    };
+    until("the server is asked", || {
+        fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap).any(is_asked)
+    });
+    let (answer, answered) = mpsc::channel();
+    let search = thread::spawn(move || answer.send(pids_of_processes(&local, "s")));
+    let pids = answered.recv_timeout(Duration::from_secs(20));
+    run(&["kill", "-CONT", &server]);
+    search.join().unwrap().unwrap();
+    enough.store(true, Ordering::Relaxed);
+    asks.join().unwrap();
+    assert_eq!(pids, Ok(vec![process::id()]));
 }
 
 /// The table has every lock, but from here that cannot be known.
