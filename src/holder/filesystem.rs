@@ -16,6 +16,9 @@ pub(super) struct Filesystem {
     device: Option<u64>,
     /// The local kernel keeps all locks on it.
     pub local: bool,
+    /// A server keeps them, and the kernel's table goes on naming a holder that has lost the lock because
+    /// this host was cut off. (What FUSE leaves to a process is not in the table.)
+    pub remote: bool,
 }
 
 /// Filesystems whose locks the local kernel keeps, as `/proc/self/mountinfo` calls them. Without such a
@@ -55,13 +58,15 @@ impl Filesystem {
         // device without a driver, of the major number 0.)
         let disk = libc::major(dev) != 0;
         if disk && matches!(sys::statfs_type(path), Ok(EXT | XFS)) {
-            return Filesystem { device: None, local: true };
+            return Filesystem { device: None, local: true, remote: false };
         }
         // A stat on btrfs and overlayfs gives a device of its own for each subvolume or layer; the
         // table has the mount's.
         let mount = mount_id(path).and_then(mount).ok().flatten();
         let local = mount.as_ref().is_some_and(|mount| LOCAL.contains(&&mount.kind[..]));
-        Filesystem { device: mount.map(|mount| mount.device), local }
+        let fuse = mount.as_ref().is_some_and(|mount| mount.kind.starts_with(b"fuse"));
+        let device = mount.map(|mount| mount.device);
+        Filesystem { device, local, remote: !local && !fuse }
     }
 
     pub fn in_table(&self, file: FileId) -> FileId {
