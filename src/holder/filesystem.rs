@@ -17,6 +17,9 @@ pub(super) struct Filesystem {
     device: Option<u64>,
     /// The local kernel keeps all locks on it.
     pub local: bool,
+    /// A server keeps them, and the kernel's table goes on naming a holder that has lost the lock because
+    /// this host was cut off. (What FUSE leaves to a process is not in the table.)
+    pub remote: bool,
 }
 
 /// Filesystems whose locks the local kernel keeps, as `/proc/self/mountinfo` calls them. Without such a
@@ -56,7 +59,7 @@ impl Filesystem {
         // device without a driver, of the major number 0.)
         let disk = libc::major(dev) != 0;
         if disk && matches!(sys::statfs_type(path), Ok(EXT | XFS)) {
-            return Filesystem { device: None, local: true };
+            return Filesystem { device: None, local: true, remote: false };
         }
         // A number that no other mount will have until the next boot: what it stands for never changes.
         static CACHE: Mutex<Option<(u64, Filesystem)>> = Mutex::new(None);
@@ -69,12 +72,13 @@ impl Filesystem {
             }
         }
         let Ok(Some(mount)) = mount_id(path).and_then(mount) else {
-            return Filesystem { device: None, local: false };
+            return Filesystem { device: None, local: false, remote: false };
         };
         // A stat on btrfs and overlayfs gives a device of its own for each subvolume or layer; the
         // table has the mount's.
         let local = LOCAL.contains(&&mount.kind[..]);
-        let filesystem = Filesystem { device: Some(mount.device), local };
+        let remote = !local && !mount.kind.starts_with(b"fuse");
+        let filesystem = Filesystem { device: Some(mount.device), local, remote };
         // If it still is the same mount that is there.
         let again = sys::statx_unique_mount_id(path).ok();
         if let (Some(cache), Some(id)) = (&mut cache, unique.filter(|_| unique == again)) {

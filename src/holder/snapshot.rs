@@ -138,13 +138,19 @@ impl Snapshot {
             }
         }
         let record = self.record(file);
-        let mut holder = if !record.takers.is_empty() {
+        let remote = file.filesystem.remote;
+        // There, what another host has written since then is right.
+        let from_elsewhere = matches!(&label, Label::Holder(label) if !label.is_of_this_boot());
+        let mut holder = if remote && from_elsewhere {
+            self.by_label(&label)
+        } else if !record.takers.is_empty() {
             self.by_takers(&record.takers, &label, file)
         } else if self.sees_everybody(&file.filesystem) && self.table().complete {
             Holder { state: State::Free, confirmed: true, ..Holder::default() }
         } else {
             self.by_search(&label, file)
         };
+        holder.confirmed &= !remote;
         if holder.state == State::Held {
             holder.waiters = record.waiters;
         }

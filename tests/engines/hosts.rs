@@ -1,11 +1,13 @@
-//! Hosts: network, mount, PID and UTS namespaces, joined by a bridge that leads nowhere else.
+//! Hosts: network, mount, PID and UTS namespaces, joined by a bridge that leads nowhere else. For what is in
+//! the kernel, each has a virtual machine, and what is done on the host is done there.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Actor, have, is_root, skip, until};
+use crate::machine::{Image, Machine};
+use crate::support::{self, Actor, have, is_root, skip, until};
 
 /// The first process of a host: it reaps what is left to it, and ends with the test, however that ends;
 /// everything else on the host ends with it.
@@ -25,6 +27,7 @@ pub struct Host {
     pub address: String,
     unshare: Child,
     first: u32,
+    machine: Option<Machine>,
 }
 
 /// Whether hosts can be made here.
@@ -38,24 +41,21 @@ pub fn can_be_made() -> bool {
     if !allowed {
         skip("namespaces and bridges are not allowed here");
     }
-    let fuse = Path::new("/dev/fuse").exists();
-    if !fuse {
-        skip("there is no /dev/fuse");
-    }
-    allowed && fuse
+    allowed
 }
 
 impl Host {
     fn new(name: &'static str, address: String) -> Host {
         let mut command = Command::new("unshare");
         command.args(NAMESPACES).args(["--fork", "--kill-child", "--mount-proc"]);
-        command.args(["sh", "-euc", FIRST_PROCESS, name]);
+        // Dash would not ignore SIGCHLD.
+        command.args(["bash", "-euc", FIRST_PROCESS, name]);
         let mut unshare = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(unshare.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "up\n");
         let first = child_of(unshare.id());
-        Host { name, address, unshare, first }
+        Host { name, address, unshare, first, machine: None }
     }
 
     fn enter(&self, namespaces: &[&str]) -> Vec<String> {
@@ -74,7 +74,10 @@ impl Host {
     /// Runs the command on the host; it must succeed. What it leaves in the background stays.
     #[track_caller]
     pub fn run(&self, words: &[&str]) {
-        succeed(&mut self.command(words));
+        match &self.machine {
+            Some(machine) => machine.run(self, words),
+            None => succeed(&mut self.command(words)),
+        }
     }
 
     /// A command that runs until the host ends, or it is killed; its PID as the test sees it.
@@ -85,8 +88,11 @@ impl Host {
         child_of(command.spawn().unwrap().id())
     }
 
-    /// An actor on the host, and its PID as the test sees it.
+    /// An actor on the host, and its PID for [`Host::kill`] and [`Host::is_in_flock`].
     pub fn actor(&self, role: &str, args: &[&str]) -> (Actor, u32) {
+        if let Some(machine) = &self.machine {
+            return machine.start(self, &support::actor_command(role, args));
+        }
         let enter = self.enter(&NAMESPACES);
         let words: Vec<&str> = enter.iter().map(String::as_str).collect();
         let actor = Actor::start_under(&words, role, args);
@@ -94,10 +100,64 @@ impl Host {
         (actor, pid)
     }
 
+    pub fn kill(&self, pid: u32) {
+        match &self.machine {
+            Some(machine) => machine.run(self, &["kill", "-KILL", &pid.to_string()]),
+            None => kill(pid),
+        }
+    }
+
+    /// Whether a thread of the process is in `flock`.
+    pub fn is_in_flock(&self, pid: u32) -> bool {
+        let flock = format!("{} ", libc::SYS_flock);
+        if let Some(machine) = &self.machine {
+            return machine.calls(self, pid).iter().any(|call| call.starts_with(&flock));
+        }
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let mut calls =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("syscall")).ok());
+        calls.any(|call| call.starts_with(&flock))
+    }
+
+    /// Where the host sees the memory that is in the file `oracle` here.
+    pub fn oracle<'a>(&self, oracle: &'a str) -> &'a str {
+        if self.machine.is_some() { "/oracle" } else { oracle }
+    }
+
+    /// Gives the host a virtual machine with an address of its own; from now on, everything is done there.
+    pub fn start_machine(&mut self, image: &Image, options: &[&str]) {
+        self.ip(&["tuntap", "add", "tap", "mode", "tap"]);
+        self.ip(&["link", "set", "tap", "master", "switch", "up"]);
+        self.machine = Some(Machine::new(self, image, options));
+    }
+
+    pub fn restart_machine(&self) {
+        self.machine.as_ref().unwrap().restart(self);
+    }
+
+    pub fn until_started(&self) {
+        self.machine.as_ref().unwrap().until_started(self);
+    }
+
+    /// A command that talks to what listens on the port of that address.
+    pub fn connection(&self, address: &str, port: &str) -> Command {
+        let enter = self.enter(&["--net"]);
+        let mut command = Command::new(&enter[0]);
+        command.args(&enter[1..]).args(["busybox", "nc", address, port]);
+        command
+    }
+
     pub fn until_mounted(&self, place: &Path) {
-        let table = format!("/proc/{}/mountinfo", self.first);
-        let place = format!(" {} ", place.display());
-        until("it is mounted", || fs::read_to_string(&table).unwrap().contains(&place));
+        until("it is mounted", || self.has_mounted(place));
+    }
+
+    pub fn until_not_mounted(&self, place: &Path) {
+        until("it is not mounted any more", || !self.has_mounted(place));
+    }
+
+    fn has_mounted(&self, place: &Path) -> bool {
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.first)).unwrap();
+        table.contains(&format!(" {} ", place.display()))
     }
 
     fn ip(&self, words: &[&str]) {
@@ -114,9 +174,14 @@ impl Drop for Host {
 }
 
 #[track_caller]
-fn succeed(command: &mut Command) {
+pub fn succeed(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+pub fn kill(pid: u32) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::kill(libc::pid_t::try_from(pid).unwrap(), libc::SIGKILL) }, 0);
 }
 
 /// The only child of a process that starts just one.
@@ -151,8 +216,11 @@ impl<const N: usize> Network<N> {
                 ["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", &first];
             server.ip(&veth);
             server.ip(&["link", "set", name, "master", "switch", "up"]);
-            host.ip(&["address", "add", &format!("{}/24", host.address), "dev", "eth0"]);
-            host.ip(&["link", "set", "eth0", "up"]);
+            // A virtual machine is connected to it as well, and can be reached when the host is cut off.
+            host.ip(&["link", "add", "switch", "type", "bridge"]);
+            host.ip(&["link", "set", "switch", "up"]);
+            host.ip(&["link", "set", "eth0", "master", "switch", "up"]);
+            host.ip(&["address", "add", &format!("{}/24", host.address), "dev", "switch"]);
             host
         });
         Network { server, hosts }

@@ -5,24 +5,25 @@
 //! `docs/more-than-one-machine.md`.
 
 mod hosts;
+mod machine;
 mod setup;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hosts::Host;
 use session_lock::{Error, LockOptions, State};
 use setup::{Cluster, Engine};
 use support::{Actor, Stage, until};
 
 #[test]
 fn role() {
-    support::play(&[("client", client), ("contender", storm::contend)]);
+    support::play(&[("client", client), ("contender", storm::contend), ("holder", storm::hold)]);
 }
 
 #[test]
@@ -37,8 +38,17 @@ fn cephfs() {
 
 #[test]
 fn glusterfs() {
+    run_if_long(&setup::GLUSTERFS);
+}
+
+#[test]
+fn nfs() {
+    run_if_long(&setup::NFS);
+}
+
+fn run_if_long(engine: &Engine) {
     if support::long() {
-        run(&setup::GLUSTERFS);
+        run(engine);
     } else {
         eprintln!("not run: only with SESSION_LOCK_LONG=1");
     }
@@ -55,10 +65,15 @@ fn run(engine: &Engine) {
     report(engine, "set up", start);
     in_turn(engine, &cluster);
     holder_dies(engine, &cluster);
+    servers_die(engine, &cluster);
     storm::run(engine, &cluster);
     // The servers wait a minute or two for a host that has gone.
     if support::long() {
         cut_off(engine, &cluster);
+        if !engine.in_kernel {
+            mount_dies(engine, &cluster);
+        }
+        storm::with_cuts(engine, &cluster);
     }
 }
 
@@ -104,6 +119,8 @@ fn client(stage: &mut Stage) {
 fn told(holder: &session_lock::Holder) -> String {
     match holder.state {
         State::Free => "free".to_owned(),
+        // Only a kernel that has all locks can confirm one.
+        State::Held if holder.confirmed => "held, confirmed".to_owned(),
         State::Held => format!("held on {}", holder.host.to_string_lossy()),
         State::Unknown => format!("unknown, of {}", holder.host.to_string_lossy()),
     }
@@ -120,17 +137,17 @@ fn name(error: &Error) -> String {
 }
 
 /// A client, seen from the test.
-struct Client {
+struct Client<'a> {
     actor: Actor,
     pid: u32,
-    host: &'static str,
+    host: &'a Host,
 }
 
-impl Client {
-    fn on(cluster: &Cluster, host: usize) -> Client {
+impl Client<'_> {
+    fn on(cluster: &Cluster, host: usize) -> Client<'_> {
         let host = &cluster.network.hosts[host];
         let (actor, pid) = host.actor("client", &[&cluster.locks]);
-        Client { actor, pid, host: host.name }
+        Client { actor, pid, host }
     }
 
     fn ask(&mut self, order: &str) -> String {
@@ -140,12 +157,12 @@ impl Client {
 
     #[track_caller]
     fn answer(&mut self, order: &str) -> String {
-        self.actor.next().unwrap_or_else(|| panic!("{}, {order}: it has ended", self.host))
+        self.actor.next().unwrap_or_else(|| panic!("{}, {order}: it has ended", self.host.name))
     }
 
     #[track_caller]
     fn must(&mut self, order: &str, answer: &str) {
-        let host = self.host;
+        let host = self.host.name;
         assert_eq!(self.ask(order), answer, "{host}: {order}");
     }
 
@@ -159,39 +176,25 @@ impl Client {
     #[track_caller]
     fn token(&mut self, order: &str) -> u64 {
         let answer = self.answer(order);
-        answer.parse().unwrap_or_else(|_| panic!("{}, {order}: {answer}", self.host))
+        answer.parse().unwrap_or_else(|_| panic!("{}, {order}: {answer}", self.host.name))
     }
 
     /// Gives an order that waits for the lock, and returns when it does wait.
     fn begin(&mut self, order: &str) {
         self.actor.say(order);
-        until("the client waits in flock", || in_flock(self.pid));
+        until("the client waits in flock", || self.host.is_in_flock(self.pid));
     }
 
     fn kill(&mut self) {
-        kill(self.pid);
+        self.host.kill(self.pid);
         while self.actor.next().is_some() {}
     }
 }
 
-fn end<const N: usize>(clients: [Client; N]) {
+fn end<const N: usize>(clients: [Client<'_>; N]) {
     for client in clients {
         client.actor.finish();
     }
-}
-
-fn kill(pid: u32) {
-    // SAFETY: no memory is involved.
-    assert_eq!(unsafe { libc::kill(libc::pid_t::try_from(pid).unwrap(), libc::SIGKILL) }, 0);
-}
-
-/// Whether a thread of the process is in `flock`.
-fn in_flock(pid: u32) -> bool {
-    let flock = format!("{} ", libc::SYS_flock);
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let mut calls =
-        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("syscall")).ok());
-    calls.any(|call| call.starts_with(&flock))
 }
 
 // ---------------------------------------------------------------------------- what must be so
@@ -236,7 +239,7 @@ fn in_turn(engine: &Engine, cluster: &Cluster) {
     for client in [&mut alpha, &mut beta, &mut gamma] {
         let start = Instant::now();
         until("it is known to be free", || client.ask("holder s") == "free");
-        report(engine, &format!("{}: known to be free", client.host), start);
+        report(engine, &format!("{}: known to be free", client.host.name), start);
         assert!(client.get("acquire s") > second);
         client.must("release", "ok");
     }
@@ -261,15 +264,66 @@ fn holder_dies(engine: &Engine, cluster: &Cluster) {
     end([gamma]);
 }
 
-/// The holder's host is cut off, until somebody else has the lock; at the same time the process that
-/// serves another holder's mount is killed.
-fn cut_off(engine: &Engine, cluster: &Cluster) {
-    let [mut alpha, mut beta, mut gamma] = [0, 1, 2].map(|host| Client::on(cluster, host));
-    let first = alpha.get("acquire cut");
+/// Each server is killed under the lock and started again: the lock is still held, or its holder is told.
+fn servers_die(engine: &Engine, cluster: &Cluster) {
+    for (process, again) in engine.servers {
+        let [mut alpha, mut beta, mut gamma] = [0, 1, 2].map(|host| Client::on(cluster, host));
+        let first = alpha.get("acquire server");
+        beta.begin("wait server");
+        let start = Instant::now();
+        cluster.restart(engine, process, again);
+        report(engine, &format!("{process}: killed and started again"), start);
+        let checked = alpha.ask("check");
+        report(engine, &format!("{process}: the holder's check says {checked}"), start);
+        if checked == "ok" {
+            gamma.must("acquire server", "held");
+            report(engine, &format!("{process}: another host is refused"), start);
+            alpha.must("check", "ok");
+            alpha.must("release", "ok");
+        } else {
+            assert_eq!(checked, "stale");
+            alpha.must("check", "stale");
+            alpha.must("release", "stale");
+        }
+        // A wait may end with the server; that is an error, and not the lock.
+        let mut waited = beta.answer("wait server");
+        if waited.parse::<u64>().is_err() {
+            eprintln!("{}: {process}: a wait says: {waited}", engine.name);
+            until("the server works again", || {
+                waited = beta.ask("wait server");
+                waited.parse::<u64>().is_ok()
+            });
+        }
+        report(engine, &format!("{process}: handed over"), start);
+        assert!(waited.parse::<u64>().unwrap() > first);
+        beta.must("check", "ok");
+        gamma.must("holder server", "unknown, of beta");
+        beta.must("release", "ok");
+        end([alpha, beta, gamma]);
+    }
+}
+
+/// The process that serves a holder's mount is killed.
+fn mount_dies(engine: &Engine, cluster: &Cluster) {
+    let [mut beta, mut gamma] = [1, 2].map(|host| Client::on(cluster, host));
     beta.get("acquire killed");
-    let mut other = Client::on(cluster, 2);
+    gamma.begin("wait killed");
+    hosts::kill(cluster.mounts[1].get());
+    let start = Instant::now();
+    beta.must("check", "stale");
+    beta.must("check", "stale");
+    report(engine, "check, the mount being killed", start);
+    gamma.token("wait killed");
+    report(engine, "another host gets the lock, the mount being killed", start);
+    end([beta, gamma]);
+    cluster.mount_again(engine, 1);
+}
+
+/// The holder's host is cut off, until somebody else has the lock.
+fn cut_off(engine: &Engine, cluster: &Cluster) {
+    let [mut alpha, mut gamma] = [0, 2].map(|host| Client::on(cluster, host));
+    let first = alpha.get("acquire cut");
     gamma.begin("wait cut");
-    other.begin("wait killed");
 
     // A short time without the network costs nobody the lock.
     cluster.network.cut_off(&cluster.network.hosts[0]);
@@ -277,14 +331,8 @@ fn cut_off(engine: &Engine, cluster: &Cluster) {
     alpha.must("check", "ok");
 
     cluster.network.cut_off(&cluster.network.hosts[0]);
-    kill(cluster.mounts[1]);
     let start = Instant::now();
     alpha.actor.say("check");
-    beta.must("check", "stale");
-    beta.must("check", "stale");
-    report(engine, "check, the mount being killed", start);
-    other.token("wait killed");
-    report(engine, "another host gets the lock, the mount being killed", start);
     let second = gamma.token("wait cut");
     report(engine, "another host gets the lock, the holder's being cut off", start);
     assert!(second > first);
@@ -329,5 +377,5 @@ fn cut_off(engine: &Engine, cluster: &Cluster) {
         assert!(alpha.get("acquire cut") > third);
         alpha.must("check", "ok");
     }
-    end([alpha, beta, gamma, other]);
+    end([alpha, gamma]);
 }

@@ -1,19 +1,27 @@
 //! The filesystems: their servers on one host, a mount on each of the others.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::hosts::{self, Host, Network};
-use crate::support::have;
+use crate::machine::Image;
+use crate::storm;
+use crate::support::{have, skip, until};
 
 pub struct Engine {
     pub name: &'static str,
     pub tools: &'static [&'static str],
     /// A mount whose host was cut off works again by itself; CephFS must be mounted again.
     pub mount_lives_on: bool,
+    /// It is in the kernel, and each host a virtual machine. Otherwise a process serves each mount.
+    pub in_kernel: bool,
     /// Starts the servers, which keep their files in the directory.
     serve: fn(&Host, &Path),
-    /// The command that mounts it and stays in the foreground.
+    /// The servers: each process, and the command that starts it again.
+    pub servers: &'static [(&'static str, &'static str)],
+    /// The command that mounts it; where a process serves the mount, that stays in the foreground.
     mount: fn(&Host, &Cluster) -> Vec<String>,
 }
 
@@ -21,7 +29,10 @@ pub const MOOSEFS: Engine = Engine {
     name: "MooseFS",
     tools: &["mfsmaster", "mfschunkserver", "mfsmount"],
     mount_lives_on: true,
+    in_kernel: false,
     serve: serve_moosefs,
+    // One that has the only copy of a label may lose it when it is killed.
+    servers: &[("mfsmaster", "mfsmaster -c $0/master.cfg -a start")],
     mount: |_, cluster| {
         let place = cluster.place.to_str().unwrap();
         let server = format!("mfsmaster={}", cluster.network.server.address);
@@ -33,7 +44,13 @@ pub const CEPHFS: Engine = Engine {
     name: "CephFS",
     tools: &["ceph", "ceph-fuse", "ceph-mds", "ceph-mon", "ceph-osd", "monmaptool"],
     mount_lives_on: false,
+    in_kernel: false,
     serve: serve_cephfs,
+    // Not the one that has all data in memory.
+    servers: &[
+        ("ceph-mon", "ceph-mon -c $0/ceph.conf -i a"),
+        ("ceph-mds", "ceph-mds -c $0/ceph.conf -i a"),
+    ],
     mount: |host, cluster| {
         let name = format!("client.{}", host.name);
         let configuration = cluster.scratch.path().join("ceph.conf");
@@ -46,7 +63,12 @@ pub const GLUSTERFS: Engine = Engine {
     name: "GlusterFS",
     tools: &["gluster", "glusterd", "glusterfs"],
     mount_lives_on: true,
+    in_kernel: false,
     serve: serve_glusterfs,
+    servers: &[
+        ("glusterd", "glusterd"),
+        ("glusterfsd", "gluster --mode=script volume start shared force"),
+    ],
     mount: |host, cluster| {
         let server = format!("--volfile-server={}", cluster.network.server.address);
         let log = format!("--log-file={}/{}.log", cluster.scratch.path().display(), host.name);
@@ -56,15 +78,40 @@ pub const GLUSTERFS: Engine = Engine {
     },
 };
 
+pub const NFS: Engine = Engine {
+    name: "NFS 4.2",
+    tools: &[],
+    mount_lives_on: true,
+    in_kernel: true,
+    serve: serve_nfs,
+    servers: &[("the machine", "")],
+    mount: |_, cluster| {
+        let place = cluster.place.to_str().unwrap();
+        let line = "mkdir -p $0 && mount -t nfs4 -o vers=4.2 10.0.0.101:/ $0";
+        ["sh", "-c", line, place].map(str::to_owned).to_vec()
+    },
+};
+
 /// The servers and three hosts, each with the filesystem at the same place.
 pub struct Cluster {
     pub network: Network<3>,
     place: PathBuf,
     /// The directory of the lock files, on each host.
     pub locks: String,
-    /// The processes that serve the mounts.
-    pub mounts: [u32; 3],
+    /// The processes that serve the mounts, if there are any.
+    pub mounts: [Cell<u32>; 3],
+    /// What all hosts share, however they are cut off: see the storm.
+    pub oracle: PathBuf,
+    image: Option<Image>,
     scratch: tempfile::TempDir,
+}
+
+fn fuse_is_there() -> bool {
+    let there = Path::new("/dev/fuse").exists();
+    if !there {
+        skip("there is no /dev/fuse");
+    }
+    there
 }
 
 impl Cluster {
@@ -74,19 +121,23 @@ impl Cluster {
             return None;
         }
         let scratch = crate::support::scratch();
+        let image = if engine.in_kernel { Some(Image::new(scratch.path())?) } else { None };
+        if image.is_none() && !fuse_is_there() {
+            return None;
+        }
         let place = scratch.path().join("mnt");
         fs::create_dir(&place).unwrap();
+        let oracle = scratch.path().join("oracle");
+        fs::File::create(&oracle).unwrap().set_len(storm::ORACLE_SIZE).unwrap();
         let network = Network::new(["alpha", "beta", "gamma"]);
-        (engine.serve)(&network.server, scratch.path());
         // Not the filesystem's root, which everybody can write.
         let locks = place.join("locks").to_str().unwrap().to_owned();
-        let mut cluster = Cluster { network, place, locks, mounts: [0; 3], scratch };
+        let mut cluster =
+            Cluster { network, place, locks, mounts: Default::default(), oracle, image, scratch };
+        cluster.start_machines();
+        (engine.serve)(&cluster.network.server, cluster.scratch.path());
         for number in 0..3 {
-            let host = &cluster.network.hosts[number];
-            let command = (engine.mount)(host, &cluster);
-            let words: Vec<&str> = command.iter().map(String::as_str).collect();
-            cluster.mounts[number] = host.start(&words, &cluster.scratch.path().join(host.name));
-            host.until_mounted(&cluster.place);
+            cluster.mount(engine, number);
         }
         // Servers that have only just started are slow to take what is written the second time.
         let file = format!("of={}", cluster.place.join("written").display());
@@ -100,6 +151,91 @@ impl Cluster {
         cluster.network.hosts[0].run(&["sh", "-c", token, &cluster.locks]);
         Some(cluster)
     }
+
+    fn start_machines(&mut self) {
+        let Some(image) = &self.image else { return };
+        let file = self.oracle.display();
+        let size = storm::ORACLE_SIZE;
+        let memory = format!("memory-backend-file,id=oracle,share=on,mem-path={file},size={size}");
+        let options = ["-object", &memory, "-device", "ivshmem-plain,memdev=oracle"];
+        // The server's stays what it is when the machine is killed.
+        let disk = self.scratch.path().join("disk");
+        fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+        hosts::succeed(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&disk));
+        let drive = format!("if=virtio,format=raw,file={}", disk.display());
+        self.network.server.start_machine(image, &["-drive", &drive]);
+        for host in &mut self.network.hosts {
+            host.start_machine(image, &options);
+        }
+        self.network.server.until_started();
+        for host in &self.network.hosts {
+            host.until_started();
+        }
+    }
+
+    /// Mounts the filesystem on a host.
+    fn mount(&self, engine: &Engine, number: usize) {
+        let host = &self.network.hosts[number];
+        let command = (engine.mount)(host, self);
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        if engine.in_kernel {
+            host.run(&words);
+            return;
+        }
+        let log = self.scratch.path().join(host.name);
+        self.mounts[number].set(host.start(&words, &log));
+        host.until_mounted(&self.place);
+    }
+
+    /// Mounts it once more, after the process that served the mount was killed.
+    pub fn mount_again(&self, engine: &Engine, number: usize) {
+        let host = &self.network.hosts[number];
+        host.run(&["umount", "--lazy", self.place.to_str().unwrap()]);
+        host.until_not_mounted(&self.place);
+        self.mount(engine, number);
+    }
+
+    /// Kills a server and starts it again.
+    pub fn restart(&self, engine: &Engine, process: &str, again: &str) {
+        let server = &self.network.server;
+        let dir = self.scratch.path();
+        if engine.in_kernel {
+            server.restart_machine();
+            (engine.serve)(server, dir);
+            return;
+        }
+        server.run(&["pkill", "-KILL", "-x", process]);
+        until("the server has ended", || {
+            let running = server.command(&["pgrep", "-x", process]).output().unwrap();
+            !running.status.success()
+        });
+        server.run(&["sh", "-euc", again, dir.to_str().unwrap()]);
+    }
+}
+
+/// The kernel's own server, told directly what `exportfs` and `mountd` would tell it.
+fn serve_nfs(server: &Host, _: &Path) {
+    // In the export: insecure ports, no check of subtrees, a filesystem's number, no NLM.
+    let commands = [
+        "mkdir -p /srv",
+        "mount -t ext4 /dev/vda /srv",
+        "{ [ -d /srv/clients ] || first=yes; }",
+        "mkdir -p /srv/shared /srv/clients",
+        "mount -t nfsd none /proc/fs/nfsd",
+        "cd /proc/fs/nfsd",
+        "echo /srv/clients >nfsv4recoverydir",
+        "echo 10 >nfsv4leasetime",
+        "echo 30 >nfsv4gracetime",
+        "echo -2 -3 +4 +4.1 +4.2 >versions",
+        "cd /proc/net/rpc",
+        r#"for number in 102 103 104; do echo "nfsd 10.0.0.$number 2147483647 all" >auth.unix.ip/channel; done"#,
+        "echo 'all /srv/shared 2147483647 11266 65534 65534 0' >nfsd.export/channel",
+        r"echo 'all 1 \x00000000 2147483647 /srv/shared' >nfsd.fh/channel",
+        "echo 8 >/proc/fs/nfsd/threads",
+        // What is written of the clients while the server waits for those of before is lost afterwards.
+        "{ [ -z \"$first\" ] || echo Y >/proc/fs/nfsd/v4_end_grace; }",
+    ];
+    server.run(&["sh", "-c", &commands.join(" && ")]);
 }
 
 fn serve_moosefs(server: &Host, dir: &Path) {
@@ -194,6 +330,8 @@ fn serve_glusterfs(server: &Host, dir: &Path) {
     for setting in [
         "network.ping-timeout 5",
         "server.tcp-user-timeout 5",
+        "server.keepalive-time 2",
+        "server.keepalive-interval 1",
         "client.strict-locks on",
         "performance.quick-read off",
         "performance.open-behind off",

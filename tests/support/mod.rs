@@ -104,6 +104,11 @@ impl Actor {
 
     fn start_command<S: AsRef<OsStr>>(mut command: Command, role: &str, args: &[S]) -> Actor {
         assign(&mut command, role, args);
+        Actor::start_other(command)
+    }
+
+    /// A command of another kind, which speaks as an actor does.
+    pub fn start_other(mut command: Command) -> Actor {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
