@@ -12,6 +12,21 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
   return result;
 }
 
+#if __SIZEOF_LONG__ == 4 && defined SYS_clock_gettime64
+/* The one with 64-bit times, on a processor with 32 bits. */
+struct time64 {
+  int64_t tv_sec, tv_nsec;
+};
+
+int __clock_gettime64(clockid_t clock, struct time64 *now);
+
+int __clock_gettime64(clockid_t clock, struct time64 *now) {
+  int result = (int)syscall(SYS_clock_gettime64, clock, now);
+  if (clock == CLOCK_REALTIME) now->tv_sec -= set_back;
+  return result;
+}
+#endif
+
 static uint64_t token_of_next_holder(void) {
   session_lock_handle lock;
   uint64_t token;

@@ -222,8 +222,16 @@ extern "C" fn init_exit() {
 
 /// # Safety
 ///
-/// `shared` came from `Arc::into_raw`, and this takes that reference.
+/// As [`drop_share`].
 unsafe extern "C" fn end(shared: *mut c_void) {
+    // SAFETY: as the caller promises.
+    unsafe { thread::call_aligned(drop_share, shared) };
+}
+
+/// # Safety
+///
+/// `shared` came from `Arc::into_raw`, and this takes that reference.
+unsafe extern "C" fn drop_share(shared: *mut c_void) {
     // SAFETY: see above; the key's destructor runs once for the thread.
     let shared = unsafe { Arc::from_raw(shared.cast_const().cast::<Shared>()) };
     sys::eventfd_write(shared.done.fd());

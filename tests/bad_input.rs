@@ -223,7 +223,13 @@ fn set_umask(mask: libc::mode_t) {
     unsafe { libc::umask(mask) };
 }
 
-fn set_limit(resource: libc::__rlimit_resource_t, soft: libc::rlim_t) {
+/// What the C library calls the number of a limit.
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
+fn set_limit(resource: Resource, soft: libc::rlim_t) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct is the one that the call fills.
     assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
@@ -867,7 +873,7 @@ struct DescriptorsLeft {
 }
 
 impl DescriptorsLeft {
-    fn new(left: u64) -> DescriptorsLeft {
+    fn new(left: libc::rlim_t) -> DescriptorsLeft {
         let mut last = 0;
         for (number, _) in support::open_descriptors() {
             last = last.max(number.parse().unwrap());
@@ -884,7 +890,7 @@ impl DescriptorsLeft {
             }
             fillers.push(filler);
         }
-        set_limit(libc::RLIMIT_NOFILE, u64::try_from(last).unwrap() + 1 + left);
+        set_limit(libc::RLIMIT_NOFILE, libc::rlim_t::try_from(last).unwrap() + 1 + left);
         DescriptorsLeft { _fillers: fillers }
     }
 }

@@ -155,11 +155,12 @@ fn judge(scenario: Scenario, plan: Plan, report: &Report) {
     assert!(libc::WIFEXITED(report.status) && libc::WEXITSTATUS(report.status) == 0, "{what}");
 
     // The call itself. If its thread cannot be cancelled, it stays behind until it gets the lock: only
-    // then may there be one more. (The signal for that is sent with tgkill, its handler is set with
+    // then may there be one more. (The signal for that is sent with tgkill or tkill, its handler is set with
     // rt_sigaction, and the thread's start unblocks it.)
     let deaf = match plan {
         Plan::Fail(call, _) => {
-            [libc::SYS_tgkill, libc::SYS_rt_sigaction].contains(&number)
+            trace::SIGNALS_A_THREAD.contains(&number)
+                || number == libc::SYS_rt_sigaction
                 || (number == libc::SYS_rt_sigprocmask && call.thread > 0)
         }
         _ => false,

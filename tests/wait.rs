@@ -257,8 +257,8 @@ fn a_signal_handler_ends_the_wait() {
             });
             let process = libc::pid_t::try_from(std::process::id()).unwrap();
             // SAFETY: no memory is involved; the thread is blocked in that call.
-            let result = unsafe { libc::tgkill(process, waiting, libc::SIGUSR2) };
-            assert_eq!(result, 0);
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, waiting, libc::SIGUSR2) };
+            assert_eq!(sent, 0);
             let result = waiter.join().unwrap();
             assert!(matches!(result, Err(Error::Interrupted { .. })), "{result:?}");
         });

@@ -64,6 +64,38 @@ pub(crate) fn can_cancel() -> bool {
     true
 }
 
+/// Calls a function from the destructor of a [`ThreadExit`], with the alignment of the stack that functions
+/// may expect. musl before 1.2.4 calls the destructors of a cancelled thread with the alignment that there was
+/// where the signal came; on x86-64, whose calls push, that can be another one.
+///
+/// # Safety
+///
+/// As the function.
+pub(crate) unsafe fn call_aligned(
+    function: unsafe extern "C" fn(*mut c_void),
+    argument: *mut c_void,
+) {
+    #[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+    // SAFETY: the stack below is free; the function keeps r12, and may change what `clobber_abi` names.
+    unsafe {
+        std::arch::asm!(
+            "mov r12, rsp",
+            "and rsp, -16",
+            "call {function}",
+            "mov rsp, r12",
+            function = in(reg) function,
+            in("rdi") argument,
+            out("r12") _,
+            clobber_abi("C"),
+        );
+    }
+    #[cfg(not(all(target_env = "musl", target_arch = "x86_64")))]
+    // SAFETY: as the caller promises.
+    unsafe {
+        function(argument);
+    }
+}
+
 /// Blocks the signal by which glibc cancels a thread (SIGCANCEL, 32) in the calling one, for the rest of
 /// its life. By the system call, for pthread_sigmask(3) leaves that signal out. The thread may be
 /// cancelled meanwhile: nothing here has a destructor.
@@ -107,7 +139,9 @@ fn keep_cancellation_out_of_setxid() {
     CHANGED.call(change_mask);
 }
 
-/// musl blocks all signals in the handler that does the same.
+/// musl's handler of that kind waits by sem_wait(3), which is a cancellation point: a thread that is cancelled
+/// meanwhile ends there, and `setgid` waits for ever (src/thread/synccall.c, up to 1.2.5). Nothing here can
+/// change that.
 #[cfg(not(target_env = "gnu"))]
 fn keep_cancellation_out_of_setxid() {}
 

@@ -161,7 +161,7 @@ pub fn flock(file: &File, operation: i32) {
 
 /// A child by a bare `clone(2)`: no fork hook runs, so it keeps the descriptors. It lives until
 /// standard input ends.
-fn bare_child() -> i64 {
+fn bare_child() -> libc::c_long {
     // SAFETY: without a stack of its own the child is a copy, as from fork.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
     if pid == 0 {
@@ -304,11 +304,11 @@ impl Reborn {
     fn start_now(pid: u32, path: Option<&CStr>) -> Option<Reborn> {
         let (mut reader, writer) = UnixStream::pair().unwrap();
         let number = pid as libc::pid_t;
-        // SAFETY: zeros are valid for this struct of numbers.
-        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.exit_signal = libc::SIGCHLD as u64;
-        args.set_tid = (&raw const number) as u64;
-        args.set_tid_size = 1;
+        // `clone_args` of clone3(2), which the libc crate does not have for every target.
+        let mut args = [0_u64; 11];
+        args[4] = libc::SIGCHLD as u64; // exit_signal
+        args[8] = (&raw const number) as u64; // set_tid
+        args[9] = 1; // set_tid_size
         // SAFETY: `args` and what it points to live through the call; without a stack of its own the
         // child is a copy, as from fork.
         let child = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };

@@ -1,5 +1,4 @@
-//! C programs (`c-tests/`) that are linked against the shared library, and the tools that they are run
-//! under.
+//! C programs (`c-tests/`) that are linked against the library, and the tools that they are run under.
 
 use std::env;
 use std::fmt::Write as _;
@@ -34,10 +33,17 @@ pub struct Report {
     pub text: String,
 }
 
-/// The directory where the shared library is, under the name that programs record, too.
+/// The directory where the library is: the shared one, under the name that programs record, too; where
+/// this program is static, the static one.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| recorded(super::shared_library().parent().unwrap().to_owned()))
+    LIBRARY.get_or_init(|| {
+        if cfg!(target_feature = "crt-static") {
+            super::build_library("libsession_lock.a").parent().unwrap().to_owned()
+        } else {
+            recorded(super::shared_library().parent().unwrap().to_owned())
+        }
+    })
 }
 
 /// Builds it in another way than this test program was built: with `options` for cargo and

@@ -32,8 +32,12 @@ pub fn run(command: &mut Command) -> String {
 }
 
 impl Installed {
-    /// `None`, and a word about it, where a tool is missing.
+    /// `None`, and a word about it, where a tool is missing, or this program was built for another target.
     pub fn new(tools: &[&str]) -> Option<Installed> {
+        if let Some(target) = super::target() {
+            eprintln!("not run: what is installed is not built for {target}");
+            return None;
+        }
         if !["make", "cc", "pkg-config"].iter().chain(tools).all(|tool| super::have(tool)) {
             return None;
         }

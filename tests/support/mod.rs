@@ -407,25 +407,39 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// The shared library of this very build. `cargo test` leaves it somewhere among the intermediate
-/// files, so it is built as a user would, with this test's profile and target directory.
+/// What this program was built for with `cargo test --target`, if it was.
+pub fn target() -> Option<String> {
+    // <target directory>/<target>/<profile>/deps/<this program>, or without <target>
+    let program = env::current_exe().unwrap();
+    let name = program.ancestors().nth(3).and_then(Path::file_name).unwrap().to_str().unwrap();
+    name.contains("-linux-").then(|| name.to_owned())
+}
+
+/// The shared library of this very build.
 pub fn shared_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        // <target directory>/<profile>/deps/<this program>
-        let program = env::current_exe().unwrap();
-        let profile = program.ancestors().nth(2).and_then(Path::file_name).unwrap();
-        let profile = if profile == "debug" { OsStr::new("dev") } else { profile };
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--lib", "--quiet", "--locked", "--message-format=json"]);
-        cargo.arg("--manifest-path").arg(root().join("Cargo.toml"));
-        cargo.arg("--profile").arg(profile).arg("--target-dir").arg(target);
-        let output = cargo.stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "the library does not build");
-        // Of the messages only the file names are needed, and those have no characters to escape.
-        let messages = String::from_utf8(output.stdout).unwrap();
-        let library = messages.split('"').find(|text| text.ends_with("/libsession_lock.so"));
-        PathBuf::from(library.expect("cargo names no shared library"))
-    })
+    LIBRARY.get_or_init(|| build_library("libsession_lock.so"))
+}
+
+/// Builds the library as this program was built, for the same target, and says where the file of this name
+/// is. (`cargo test` leaves it somewhere among the intermediate files.)
+pub fn build_library(name: &str) -> PathBuf {
+    let program = env::current_exe().unwrap();
+    let profile = program.ancestors().nth(2).and_then(Path::file_name).unwrap();
+    let profile = if profile == "debug" { OsStr::new("dev") } else { profile };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--lib", "--quiet", "--locked", "--message-format=json"]);
+    cargo.arg("--manifest-path").arg(root().join("Cargo.toml"));
+    let mut directory = program.ancestors().nth(3).unwrap();
+    if let Some(target) = target() {
+        cargo.args(["--target", &target]);
+        directory = directory.parent().unwrap();
+    }
+    cargo.arg("--profile").arg(profile).arg("--target-dir").arg(directory);
+    let output = cargo.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "the library does not build");
+    // Of the messages only the file names are needed, and those have no characters to escape.
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let library = messages.split('"').find(|text| text.ends_with(&format!("/{name}")));
+    PathBuf::from(library.unwrap_or_else(|| panic!("cargo names no {name}")))
 }

@@ -337,7 +337,18 @@ pub fn flock(file: &File, operation: c_int) -> bool {
     unsafe { libc::flock(file.as_raw_fd(), operation) == 0 }
 }
 
-fn ptrace(request: libc::c_uint, tid: libc::pid_t, address: usize, data: usize) -> libc::c_long {
+/// What the C library calls the number of a request.
+#[cfg(target_env = "gnu")]
+type Request = libc::c_uint;
+#[cfg(not(target_env = "gnu"))]
+type Request = libc::c_int;
+
+// In <linux/ptrace.h>; the libc crate has them for glibc only.
+const PTRACE_GET_SYSCALL_INFO: Request = 0x420e;
+const PTRACE_SYSCALL_INFO_ENTRY: u8 = 1;
+const PTRACE_SYSCALL_INFO_EXIT: u8 = 2;
+
+fn ptrace(request: Request, tid: libc::pid_t, address: usize, data: usize) -> libc::c_long {
     // SAFETY: the callers pass addresses of what the request fills, or none. A request to a thread
     // that has just been killed fails, and nothing comes of it.
     unsafe { libc::ptrace(request, tid, address, data) }
@@ -448,13 +459,10 @@ impl Debugger {
         let index = self.thread(tid);
         // At an entry rax is -ENOSYS, but also after a call that was made to fail with it: the
         // kernel says which it is.
-        let mut info: libc::ptrace_syscall_info = {
-            // SAFETY: it has only integer fields.
-            unsafe { mem::zeroed() }
-        };
-        let size = mem::size_of_val(&info);
-        ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid, size, ptr::from_mut(&mut info) as usize);
-        if info.op == libc::PTRACE_SYSCALL_INFO_EXIT {
+        // Of `ptrace_syscall_info` only the first field is asked for.
+        let mut op = 0_u8;
+        ptrace(PTRACE_GET_SYSCALL_INFO, tid, size_of_val(&op), ptr::from_mut(&mut op) as usize);
+        if op == PTRACE_SYSCALL_INFO_EXIT {
             match mem::replace(&mut self.threads[index].at_exit, AtExit::Nothing) {
                 AtExit::Nothing => {}
                 AtExit::Answer(errno) => {
@@ -465,7 +473,7 @@ impl Debugger {
             }
             return;
         }
-        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        if op != PTRACE_SYSCALL_INFO_ENTRY {
             return;
         }
         let number = registers.orig_rax as i64;
@@ -485,7 +493,7 @@ impl Debugger {
         let call = Call { thread: index, number, nth: *made };
         *made += 1;
         self.report.calls.push(call);
-        if self.scenario == WaitLateGrant && number == libc::SYS_tgkill {
+        if self.scenario == WaitLateGrant && SIGNALS_A_THREAD.contains(&number) {
             self.give_up();
         }
         match self.plan {
@@ -592,6 +600,9 @@ fn is_queued(pid: u32) -> bool {
     locks.lines().any(|line| line.contains("->") && line.split_whitespace().any(|word| word == pid))
 }
 
+/// How the C library sends the signal that cancels a thread.
+pub const SIGNALS_A_THREAD: [i64; 2] = [libc::SYS_tgkill, libc::SYS_tkill];
+
 /// The name of a system call, for the reader.
 pub fn name(number: i64) -> String {
     NAMES
@@ -607,33 +618,34 @@ pub fn errnos(number: i64) -> &'static [c_int] {
 }
 
 use libc::*;
+
+/// Of `open` in all its forms.
+const OPEN: &[c_int] = &[
+    EACCES,
+    EPERM,
+    ENOENT,
+    EEXIST,
+    ENOTDIR,
+    EISDIR,
+    ELOOP,
+    EMFILE,
+    ENFILE,
+    ENOMEM,
+    ENOSPC,
+    EDQUOT,
+    EROFS,
+    ENXIO,
+    ENODEV,
+    EINTR,
+    EIO,
+    ESTALE,
+    EWOULDBLOCK,
+];
+
 const NAMES: &[(i64, &str, &[c_int])] = &[
     (SYS_fchmod, "fchmod", &[EPERM, EROFS, ENOSPC, EDQUOT, EIO, EOPNOTSUPP, ENOSYS]),
-    (
-        SYS_openat,
-        "openat",
-        &[
-            EACCES,
-            EPERM,
-            ENOENT,
-            EEXIST,
-            ENOTDIR,
-            EISDIR,
-            ELOOP,
-            EMFILE,
-            ENFILE,
-            ENOMEM,
-            ENOSPC,
-            EDQUOT,
-            EROFS,
-            ENXIO,
-            ENODEV,
-            EINTR,
-            EIO,
-            ESTALE,
-            EWOULDBLOCK,
-        ],
-    ),
+    (SYS_open, "open", OPEN),
+    (SYS_openat, "openat", OPEN),
     (
         SYS_flock,
         "flock",
@@ -694,6 +706,8 @@ const NAMES: &[(i64, &str, &[c_int])] = &[
     (SYS_clone3, "clone3", &[EAGAIN, ENOMEM, EPERM, ENOSYS]),
     (SYS_clone, "clone", &[EAGAIN, ENOMEM, EPERM]),
     (SYS_tgkill, "tgkill", &[ESRCH, EPERM, EAGAIN]),
+    // musl's.
+    (SYS_tkill, "tkill", &[ESRCH, EPERM, EAGAIN]),
     (SYS_rt_sigprocmask, "rt_sigprocmask", &[EINVAL]),
     (SYS_rt_sigaction, "rt_sigaction", &[EINVAL]),
     (SYS_set_robust_list, "set_robust_list", &[EINVAL]),
