@@ -222,7 +222,7 @@ impl Locked {
     /// The file, as `stat` names it.
     pub fn stat(self) -> io::Result<FileId> {
         let path = self.process.file(&format!("fd/{}", self.number)).into_os_string();
-        let path = CString::new(path.into_vec()).map_err(io::Error::other)?;
+        let path = CString::new(path.into_vec()).unwrap_or_default();
         Ok(sys::stat_from_cache(&path)?.id)
     }
 }
