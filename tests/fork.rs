@@ -288,8 +288,13 @@ fn a_lock_that_is_handed_on_lives_in_every_copy(_: &mut Stage) {
     drop(second_copy);
 
     // To a program: as long as that lives.
-    let mut program =
-        Command::new("sleep").arg("600").stdin(Stdio::from(hand_out())).spawn().unwrap();
+    // (What a test that fails leaves of it does not keep the test's own output open.)
+    let mut program = Command::new("sleep")
+        .arg("600")
+        .stdin(Stdio::from(hand_out()))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let refused = SessionLock::acquire(dir, "s");
     assert!(matches!(refused, Err(Error::Held { .. })), "{refused:?}");
     program.kill().unwrap();
@@ -298,9 +303,11 @@ fn a_lock_that_is_handed_on_lives_in_every_copy(_: &mut Stage) {
 
     // Close-on-exec is set: a program that is not given it does not keep it.
     let fd = hand_out();
-    let mut program = Command::new("sleep").arg("600").spawn().unwrap();
+    let mut program = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     drop(fd);
-    SessionLock::acquire(dir, "s").unwrap().release().unwrap();
+    // It goes on when the program is there, which is a moment before its copies are closed: begin_new_exec() in
+    // the kernel wakes the parent of a vfork, and closes them then.
+    SessionLock::wait(dir, "s", Some(Duration::from_secs(60)), None).unwrap().release().unwrap();
     program.kill().unwrap();
     program.wait().unwrap();
 }
