@@ -51,14 +51,14 @@ func Wait(ctx context.Context, dir, session string) (*Lock, error) {
 	if ctx.Err() != nil {
 		return nil, t.done(ctx)
 	}
-	if !isQueued(t) {
-		if lock, err := t.acquire(op); !errors.Is(err, ErrHeld) {
-			return lock, err
+	q, w, first := enqueue(t, ctx.Done() != nil)
+	if first {
+		// Only this one tries: a thousand that tried at once would have a thousand descriptors.
+		lock, err := t.acquire(op)
+		waits := errors.Is(err, ErrHeld)
+		if waits && q.begin() || !waits && q.deliver(result{lock, err}) {
+			go q.serve()
 		}
-	}
-	q, w, err := enqueue(t, ctx.Done() != nil)
-	if err != nil {
-		return nil, err
 	}
 	var r result
 	select {
@@ -109,28 +109,18 @@ var queues = struct {
 	byPath map[string]*queue
 }{byPath: make(map[string]*queue)}
 
-// isQueued reports whether others wait already: it would not be fair to try before them.
-func isQueued(t *target) bool {
-	queues.Lock()
-	defer queues.Unlock()
-	return queues.byPath[t.path] != nil
-}
-
-func enqueue(t *target, cancellable bool) (*queue, *waiter, error) {
+// enqueue says whether the waiter is the first one, which has to see to the queue.
+func enqueue(t *target, cancellable bool) (*queue, *waiter, bool) {
 	w := &waiter{cancellable, make(chan result, 1)}
 	queues.Lock()
 	defer queues.Unlock()
 	if q := queues.byPath[t.path]; q != nil {
 		q.waiting = append(q.waiting, w)
-		return q, w, nil
+		return q, w, false
 	}
 	q := &queue{target: t, waiting: []*waiter{w}, cancel: -1}
-	if err := q.prepare(); err != nil {
-		return nil, nil, err
-	}
 	queues.byPath[t.path] = q
-	go q.serve()
-	return q, w, nil
+	return q, w, true
 }
 
 // prepare makes the eventfd if the first one in the queue may need it.
@@ -198,6 +188,18 @@ func (q *queue) deliver(r result) bool {
 		var value C.eventfd_t
 		C.eventfd_read(q.cancel, &value)
 	}
+	return q.goesOn()
+}
+
+// begin says whether there is a call to be begun.
+func (q *queue) begin() bool {
+	queues.Lock()
+	defer queues.Unlock()
+	return q.goesOn()
+}
+
+// goesOn says whether somebody is left, for whom everything is there; if not, the queue ends.
+func (q *queue) goesOn() bool {
 	for len(q.waiting) > 0 {
 		err := q.prepare()
 		if err == nil {

@@ -510,6 +510,8 @@ func crowd(dir string, session func(int) string) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		panic(err)
 	}
+	// As many as can be come at once.
+	runtime.GOMAXPROCS(256)
 	var all sync.WaitGroup
 	var granted, failed, inside int32
 	for i := 0; i < count; i++ {
