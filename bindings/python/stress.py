@@ -20,8 +20,9 @@ import time
 import session_lock
 from session_lock import LockTimeout, SessionLock
 
-# Longer than any wait for a turn takes; a turn is a few milliseconds.
-STUCK = 60
+# Longer than any wait for a turn takes. A turn is a few milliseconds, but `flock` hands nothing over: those who
+# have the processor can come before one who is woken, again and again on a busy machine.
+STUCK = 240
 
 
 class Inside:
