@@ -417,7 +417,7 @@ pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *m
 /// other process is the holder; once it has ended, the session does not count as held.
 /// SESSION_LOCK_FREE is only returned when that is certain. What decides, in this order:
 ///
-/// - the descriptor that the label names has the lock (/proc/PID/fdinfo): held. This takes 30 to 40
+/// - the descriptor that the label names has the lock (/proc/PID/fdinfo): held. This takes some 40
 ///   microseconds, however many locks there are;
 /// - the kernel's table (/proc/locks) names who took the lock: held. The table is read once, which takes
 ///   about a microsecond for each lock on the machine, as it does to count the waiters;

@@ -527,10 +527,21 @@ fn hand_out(file: LockFile, opened: Opened, wish: &Wish<'_>) -> Result<SessionLo
     }
     // A label that cannot be written (disk full, RLIMIT_FSIZE) is no reason to refuse a lock.
     let owner = sys::getpid();
-    let token = writable.then(|| label::write(descriptor.fd(), owner, wish)).and_then(Result::ok);
+    let written = writable.then(|| label::write(descriptor.fd(), owner, wish)).transpose();
+    let token = *written.as_ref().unwrap_or(&None);
     if shared {
         // Where other hosts read it.
-        let _ = sys::fdatasync(descriptor.fd());
+        let synced = match written {
+            Ok(_) => sys::fdatasync(descriptor.fd()).map_err(|error| ("fdatasync", error)),
+            Err(error) => Err(("pwrite", error)),
+        };
+        // If this host was cut off just now, the lock is lost, and without a label no check would tell.
+        if let Some((call, error)) = synced.err().filter(|(_, error)| is_loss(error)) {
+            if let Some(token) = token {
+                let _ = label::clear_own(descriptor.fd(), token);
+            }
+            return Err(file.failed(call, error));
+        }
     }
     let lost = AtomicBool::new(false);
     let record =

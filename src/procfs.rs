@@ -209,6 +209,31 @@ pub fn processes() -> Vec<u32> {
     numbers_in("/proc".into()).unwrap_or_default()
 }
 
+/// The numbers of a process's descriptors; an error where we may not look.
+pub fn descriptors(process: ProcId) -> io::Result<Vec<u32>> {
+    numbers_in(process.file("fd"))
+}
+
+/// What a descriptor stands for.
+pub struct Behind {
+    pub file: FileId,
+    /// A pipe, with or without a name in a directory.
+    pub is_pipe: bool,
+}
+
+/// What a process's descriptor stands for, as far as this host knows: it may be on a filesystem whose server
+/// does not answer, and `stat` would wait for that.
+///
+/// # Errors
+///
+/// It is closed, or we may not look.
+pub fn behind(process: ProcId, number: u32) -> io::Result<Behind> {
+    let path = process.file(&format!("fd/{number}")).into_os_string();
+    let path = CString::new(path.into_vec()).unwrap_or_default();
+    let stat = sys::stat_from_cache(&path)?;
+    Ok(Behind { file: stat.id, is_pipe: stat.is_fifo() })
+}
+
 /// A descriptor of a process that has a `flock`, or may have one.
 #[derive(Clone, Copy)]
 pub(crate) struct Locked {
@@ -221,9 +246,7 @@ pub(crate) struct Locked {
 impl Locked {
     /// The file, as `stat` names it.
     pub fn stat(self) -> io::Result<FileId> {
-        let path = self.process.file(&format!("fd/{}", self.number)).into_os_string();
-        let path = CString::new(path.into_vec()).unwrap_or_default();
-        Ok(sys::stat_from_cache(&path)?.id)
+        Ok(behind(self.process, self.number)?.file)
     }
 }
 
@@ -231,7 +254,7 @@ impl Locked {
 /// of them may be on a filesystem whose server does not answer, and a `stat` would wait for that.
 pub(crate) fn locked(pid: u32) -> io::Result<Vec<Locked>> {
     let process = ProcId::Pid(pid);
-    let numbers = numbers_in(process.file("fd"))?;
+    let numbers = descriptors(process)?;
     if !numbers.is_empty() {
         return Ok(locked_of(process, &numbers));
     }
@@ -239,7 +262,7 @@ pub(crate) fn locked(pid: u32) -> io::Result<Vec<Locked>> {
     // their own numbers, too, and does not list these: proc(5).)
     for thread in numbers_in(process.file("task"))? {
         let process = ProcId::Pid(thread);
-        let numbers = numbers_in(process.file("fd")).unwrap_or_default();
+        let numbers = descriptors(process).unwrap_or_default();
         if !numbers.is_empty() {
             return Ok(locked_of(process, &numbers));
         }
@@ -278,7 +301,7 @@ fn fdinfo(process: ProcId, number: u32) -> io::Result<Vec<u8>> {
 /// `Some(None)` once that has been waited for (`pidfd_show_fdinfo()`).
 pub(crate) fn pidfd_target(pid: u32) -> Option<Option<u32>> {
     let process = ProcId::Pid(pid);
-    numbers_in(process.file("fd")).ok()?.into_iter().find_map(|number| {
+    descriptors(process).ok()?.into_iter().find_map(|number| {
         let text = fdinfo(process, number).ok()?;
         let pid = field(&text, b"Pid:")?;
         Some(str::from_utf8(pid).ok()?.parse().ok())

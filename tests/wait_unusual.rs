@@ -29,6 +29,7 @@ support::alone!(
     what_does_not_block_is_tried_again_and_again,
     a_refusal_may_be_called_eacces,
     a_file_that_is_never_the_one_at_its_path_is_an_error,
+    a_host_that_is_cut_off_gets_no_lock,
     what_a_wait_needs_may_be_denied,
     without_libgcc_there_is_no_thread,
     an_open_that_a_lease_delays_is_tried_again,
@@ -78,6 +79,8 @@ const NO_SIGNALFD: u32 = 6;
 const NO_UNWINDER: u32 = 7;
 /// Once it is cancelled, a thread is not given the processor for a while.
 const STARVED: u32 = 8;
+/// The filesystem is another host's, and this one was cut off from it just now.
+const CUT_OFF: u32 = 9;
 
 fn is(oddity: u32) -> bool {
     ODDITY.load(Ordering::Relaxed) == oddity
@@ -148,12 +151,25 @@ unsafe extern "C-unwind" fn syscall(
             // SAFETY: the call has filled it.
             unsafe { (*buffer).stx_nlink = 0 };
         }
+        if is(CUT_OFF) {
+            // SAFETY: as above.
+            unsafe { (*buffer).stx_dev_major = 0 };
+        }
         if is(OTHER_INODE) && c & libc::AT_EMPTY_PATH as usize != 0 {
             // SAFETY: as above.
             unsafe { (*buffer).stx_ino += 1 };
         }
     }
     result
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn fdatasync(fd: c_int) -> c_int {
+    if is(CUT_OFF) {
+        return fail(libc::EIO);
+    }
+    // SAFETY: no memory is involved.
+    unsafe { raw(libc::SYS_fdatasync, [fd as usize, 0, 0, 0, 0]) }
 }
 
 #[unsafe(no_mangle)]
@@ -299,6 +315,26 @@ fn without_libgcc_there_is_no_thread(_: &mut Stage) {
         assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
     });
     wait_with(NO_UNWINDER, &[Some(MINUTE)]);
+}
+
+/// What is written there does not arrive, so the lock may be another host's already.
+fn a_host_that_is_cut_off_gets_no_lock(_: &mut Stage) {
+    let dir = support::scratch();
+    let path = dir.path().join("s.lock");
+    SessionLock::acquire(Some(dir.path()), "s").unwrap().release().unwrap();
+    let descriptors = support::open_descriptors();
+    for timeout in [Duration::ZERO, ms(20)] {
+        ODDITY.store(CUT_OFF, Ordering::Relaxed);
+        let result = SessionLock::wait(Some(dir.path()), "s", Some(timeout), None);
+        ODDITY.store(NONE, Ordering::Relaxed);
+        assert!(
+            matches!(&result, Err(Error::Os { call: "fdatasync", source, .. })
+                if source.raw_os_error() == Some(libc::EIO)),
+            "{result:?}"
+        );
+        assert!(support::is_free(&path) && support::open_descriptors() == descriptors);
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("0\n"), "no label is left");
+    }
 }
 
 fn a_file_that_is_never_the_one_at_its_path_is_an_error(_: &mut Stage) {

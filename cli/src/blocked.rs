@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::os::fd::RawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::str;
 
 use session_lock::procfs::{self, ProcId};
@@ -214,48 +214,49 @@ pub fn source(pid: u32, fd: RawFd) -> Source {
             process_of_pidfd(pid, fd).map_or(Source::Unknown, Source::Process)
         }
         // One with a name in a directory can be opened by anybody at any time.
-        name if name.starts_with("pipe:") => pipe(&path).map_or(Source::Unknown, Source::Pipe),
+        name if name.starts_with("pipe:") => pipe(pid, fd).map_or(Source::Unknown, Source::Pipe),
         _ => Source::Unknown,
     }
 }
 
-fn fdinfo(pid: u32, descriptor: &str) -> io::Result<Vec<u8>> {
-    procfs::read(ProcId::Pid(pid).file(&format!("fdinfo/{descriptor}")))
+fn fdinfo(pid: u32, fd: RawFd) -> io::Result<Vec<u8>> {
+    procfs::read(ProcId::Pid(pid).file(&format!("fdinfo/{fd}")))
 }
 
 /// The process that a pidfd stands for.
 pub fn process_of_pidfd(pid: u32, fd: RawFd) -> Option<u32> {
-    let info = fdinfo(pid, &fd.to_string()).ok()?;
+    let info = fdinfo(pid, fd).ok()?;
     str::from_utf8(procfs::field(&info, b"Pid:")?).ok()?.parse().ok()
 }
 
-fn pipe(descriptor: &Path) -> Option<u64> {
-    let metadata = fs::metadata(descriptor).ok()?;
-    metadata.file_type().is_fifo().then(|| metadata.ino())
+fn pipe(pid: u32, fd: RawFd) -> Option<u64> {
+    let behind = procfs::behind(ProcId::Pid(pid), fd.try_into().ok()?).ok()?;
+    behind.is_pipe.then_some(behind.file.ino)
+}
+
+fn descriptors(pid: u32) -> impl Iterator<Item = RawFd> {
+    let numbers = procfs::descriptors(ProcId::Pid(pid)).unwrap_or_default();
+    numbers.into_iter().filter_map(|number| number.try_into().ok())
 }
 
 /// The pipes that a process may read from.
 fn pipes(pid: u32) -> Vec<RawFd> {
-    let number = |path: PathBuf| {
-        pipe(&path)?;
-        let name = path.file_name()?.to_str()?;
-        let info = fdinfo(pid, name).ok()?;
+    let flags = |fd: RawFd| {
+        pipe(pid, fd)?;
+        let info = fdinfo(pid, fd).ok()?;
         let flags = str::from_utf8(procfs::field(&info, b"flags:")?).ok()?;
-        let flags = libc::c_int::from_str_radix(flags, 8).ok()?;
-        if flags & libc::O_ACCMODE == libc::O_WRONLY { None } else { name.parse().ok() }
+        libc::c_int::from_str_radix(flags, 8).ok()
     };
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|entry| number(entry.path())).collect()
+    let may_read =
+        |&fd: &RawFd| flags(fd).is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_WRONLY);
+    descriptors(pid).filter(may_read).collect()
 }
 
 /// The processes that have a pipe open, as far as they may be looked at: others have it only if they
 /// inherited it from the same process, as another user.
 pub fn holders_of_pipe(pipe_number: u64) -> Vec<u32> {
     let mut pids = procfs::processes();
-    let has_it = |&pid: &u32| {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        descriptors.map(|entry| entry.path()).any(|path| pipe(&path) == Some(pipe_number))
-    };
+    let has_it = |&pid: &u32| descriptors(pid).any(|fd| pipe(pid, fd) == Some(pipe_number));
     pids.retain(has_it);
     pids
 }

@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use session_lock::procfs::{self, FileId, Flock, ProcId};
@@ -255,11 +254,12 @@ fn session_of(dir: Option<&Path>, step: &Step) -> OsString {
 
 /// The waiter has it open.
 fn path_of(step: &Step) -> Option<PathBuf> {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", step.waiter)).ok()?;
-    let is_it =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == step.file.ino);
-    let descriptor = descriptors.flatten().map(|entry| entry.path()).find(is_it)?;
-    fs::read_link(descriptor).ok()
+    let waiter = ProcId::Pid(step.waiter);
+    let is_it = |&number: &u32| {
+        procfs::behind(waiter, number).is_ok_and(|behind| behind.file.ino == step.file.ino)
+    };
+    let number = procfs::descriptors(waiter).ok()?.into_iter().find(is_it)?;
+    fs::read_link(waiter.file(&format!("fd/{number}"))).ok()
 }
 
 fn name(pid: u32) -> String {

@@ -55,6 +55,10 @@ impl Stat {
         self.is(libc::S_IFDIR)
     }
 
+    pub fn is_fifo(&self) -> bool {
+        self.is(libc::S_IFIFO)
+    }
+
     pub fn is_symlink(&self) -> bool {
         self.is(libc::S_IFLNK)
     }
