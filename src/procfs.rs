@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -360,19 +361,53 @@ fn parse_uid_range(line: &[u8]) -> Option<UidRange> {
     Some(UidRange { inside: next()?, outside: next()?, length: next()? })
 }
 
-pub(crate) const MOUNTINFO: &str = "/proc/self/mountinfo";
+pub const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// A line of `/proc/self/mountinfo`. Any bytes but blanks and line feeds can be in its names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mount<'a> {
+    pub id: u64,
+    /// As the kernel's table of locks names it.
+    pub device: u64,
+    /// The directory of its filesystem that it shows.
+    pub root: &'a [u8],
+    /// Where it is mounted.
+    pub place: &'a [u8],
+    pub kind: &'a [u8],
+    /// Of the filesystem, separated by commas.
+    pub options: &'a [u8],
+}
+
+/// The mounts of a text of `/proc/self/mountinfo`, those on top behind those that they hide.
+pub fn mounts(text: &[u8]) -> impl Iterator<Item = Mount<'_>> {
+    text.split(|&byte| byte == b'\n').filter_map(parse_mount)
+}
+
+/// `36 35 98:0 /root /mnt options [tags...] - ext4 source options`
+fn parse_mount(line: &[u8]) -> Option<Mount<'_>> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let mut text = || str::from_utf8(fields.next()?).ok();
+    let id = text()?.parse().ok()?;
+    let (major, minor) = (text()?, text()?).1.split_once(':')?;
+    let device = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let (root, place) = (fields.next()?, fields.next()?);
+    let mut fields = fields.skip_while(|&field| field != b"-").skip(1);
+    Some(Mount { id, device, root, place, kind: fields.next()?, options: fields.nth(1)? })
+}
 
 /// The directory of its filesystem that the topmost mount at `place` shows; `None` if nothing is
 /// mounted there.
 pub(crate) fn mount_root(place: &str) -> io::Result<Option<Vec<u8>>> {
     let text = read(MOUNTINFO)?;
-    let mut roots = text.split(|&byte| byte == b'\n').filter_map(|line| {
-        // The number, the parent's, the device, the root, where it is mounted (proc_pid_mountinfo(5)).
-        let mut fields = line.split(|&byte| byte == b' ').skip(3);
-        let root = fields.next()?;
-        (fields.next()? == place.as_bytes()).then(|| root.to_vec())
-    });
-    Ok(roots.next_back())
+    let there = mounts(&text).filter(|mount| mount.place == place.as_bytes()).last();
+    Ok(there.map(|mount| mount.root.to_vec()))
+}
+
+/// The number of the mount that a descriptor of this process is on.
+pub fn mount_id(fd: BorrowedFd) -> io::Result<u64> {
+    let text = read(ProcId::Me.file(&format!("fdinfo/{}", fd.as_raw_fd())))?;
+    let id = field(&text, b"mnt_id:").and_then(|id| str::from_utf8(id).ok()?.parse().ok());
+    id.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -427,5 +462,27 @@ mod tests {
         let stat = |threads| format!("42 (a) Z 7 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 {threads} 0 5 0");
         assert!(parse_stat(stat(1).as_bytes()).unwrap().zombie);
         assert!(!parse_stat(stat(2).as_bytes()).unwrap().zombie);
+    }
+
+    #[test]
+    fn a_mount_is_read_whatever_the_names_in_its_line() {
+        let mount = |root, place, kind, options| Mount {
+            id: 36,
+            device: libc::makedev(98, 7),
+            root,
+            place,
+            kind,
+            options,
+        };
+        assert_eq!(
+            parse_mount(b"36 35 98:7 /\xff\\040 /mnt/\xe9 rw,noatime - ext4 /dev/\xff rw,a"),
+            Some(mount(b"/\xff\\040", b"/mnt/\xe9", b"ext4", b"rw,a"))
+        );
+        // Tags, and a source without a name.
+        let line = b"36 35 98:7 / /mnt/- rw shared:1 master:2 - tmpfs  rw";
+        assert_eq!(parse_mount(line), Some(mount(b"/", b"/mnt/-", b"tmpfs", b"rw")));
+        for end in 0..line.len() {
+            let _ = parse_mount(&line[..end]);
+        }
     }
 }

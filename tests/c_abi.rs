@@ -8,10 +8,9 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
+use support::bindfs::Bindfs;
 use support::c::{self, Program, Report, Tool};
 
 // ----------------------------------------------------------------------------------- the programs
@@ -428,37 +427,18 @@ fn removing_a_dead_holders_file_is_caught() {
 
 // ------------------------------------------------------------------------ other libraries and files
 
-/// A filesystem whose blocked `flock` ignores every signal: bindfs with several threads that hands
-/// locks on to the filesystem below.
-struct Bindfs(PathBuf);
-
-impl Bindfs {
-    fn mount(below: &Path, at: &Path) -> Bindfs {
-        let options = ["--multithreaded", "--enable-lock-forwarding"];
-        let status = Command::new("bindfs").args(options).args([below, at]).status().unwrap();
-        assert!(status.success(), "bindfs: {status}");
-        Bindfs(at.to_owned())
-    }
-}
-
-impl Drop for Bindfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
+/// On a filesystem whose blocked `flock` ignores every signal: bindfs with several threads that hands locks
+/// on to the filesystem below.
 #[test]
 fn a_flock_that_cannot_be_interrupted_is_abandoned() {
-    if !support::is_root() || !support::have("bindfs") {
+    if !Bindfs::is_possible() {
         return;
     }
-    if !Path::new("/dev/fuse").exists() {
-        return support::skip("there is no /dev/fuse");
-    }
     let (below, at) = (support::scratch(), support::scratch());
-    let mount = Bindfs::mount(below.path(), at.path());
+    let options = ["--multithreaded", "--enable-lock-forwarding"];
+    let fuse = Bindfs::mount(&options, below.path(), at.path());
     let program = build("wait_abandons_what_cannot_be_stopped", &PLAIN, "");
-    check(&PLAIN, &program.run_in(&mount.0, &PLAIN, &["fuse"]));
+    check(&PLAIN, &program.run_in(&fuse.at, &PLAIN, &["fuse"]));
 }
 
 #[test]

@@ -608,6 +608,10 @@ func noDescriptor(dir string) {
 		return got
 	}
 	first := wait(context.Background())
+	// It has its descriptor.
+	for blocked(dir, os.Getpid()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	second, third := wait(ctx), wait(context.Background())

@@ -3,12 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::str;
 
-use session_lock::procfs::{self, ProcId};
+use session_lock::procfs;
 
 /// Those that never tell others of a lock, as `/proc/self/mountinfo` calls them.
 const ALWAYS: [&str; 7] =
@@ -30,16 +30,12 @@ pub fn that_keeps_locks_to_itself(file: &Path) -> Option<String> {
         return None;
     }
     let file = File::options().read(true).custom_flags(libc::O_PATH).open(file).ok()?;
-    let info = ProcId::Me.file(&format!("fdinfo/{}", file.as_raw_fd()));
-    let info = procfs::read(info).ok()?;
-    let id = str::from_utf8(procfs::field(&info, b"mnt_id:")?).ok()?;
-    let mounts = procfs::read(ProcId::Me.file("mountinfo")).ok()?;
-    let mounts = String::from_utf8_lossy(&mounts);
-    // `36 35 98:0 /root /mnt options [tags...] - ext4 source options`
-    let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;
-    let mut fields = mount.split(' ').skip_while(|&field| field != "-").skip(1);
-    let (kind, options) = (fields.next()?, fields.nth(1)?);
-    let has = |option: &str| options.split(',').any(|other| other == option);
+    let id = procfs::mount_id(file.as_fd()).ok()?;
+    let text = procfs::read(procfs::MOUNTINFO).ok()?;
+    let mount = procfs::mounts(&text).find(|mount| mount.id == id)?;
+    let kind = str::from_utf8(mount.kind).ok()?;
+    let options = || mount.options.split(|&byte| byte == b',');
+    let has = |option: &str| options().any(|other| other == option.as_bytes());
     let listed = ALWAYS.contains(&kind)
         || WITH_OPTION.iter().any(|&(of_kind, option)| of_kind == kind && has(option));
     listed.then(|| kind.to_owned())

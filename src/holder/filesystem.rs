@@ -5,10 +5,10 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::str;
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 
-use crate::procfs::{self, ProcId};
+use crate::procfs::{self, MOUNTINFO};
 use crate::sys::{self, FileId};
 
 #[derive(Clone, Copy)]
@@ -71,12 +71,15 @@ impl Filesystem {
                 return known;
             }
         }
-        let Ok(Some(mount)) = mount_id(path).and_then(mount) else {
-            return Filesystem { device: None, local: false, remote: false };
+        let unknown = Filesystem { device: None, local: false, remote: false };
+        let Ok(number) = mount_id(path) else { return unknown };
+        let Ok(text) = procfs::read(MOUNTINFO) else { return unknown };
+        let Some(mount) = procfs::mounts(&text).find(|mount| mount.id == number) else {
+            return unknown;
         };
         // A stat on btrfs and overlayfs gives a device of its own for each subvolume or layer; the
         // table has the mount's.
-        let local = LOCAL.contains(&&mount.kind[..]);
+        let local = LOCAL.contains(&mount.kind);
         let remote = !local && !mount.kind.starts_with(b"fuse");
         let filesystem = Filesystem { device: Some(mount.device), local, remote };
         // If it still is the same mount that is there.
@@ -94,60 +97,7 @@ impl Filesystem {
 
 /// The number of the mount that `path` is on.
 fn mount_id(path: &CStr) -> io::Result<u64> {
-    sys::statx_mount_id(path).or_else(|_| {
-        // Before Linux 5.8, or where a filter denies statx: what an open file says.
-        let file = sys::open(path, libc::O_PATH, 0)?;
-        let info = ProcId::Me.file(&format!("fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
-        let text = procfs::read(info)?;
-        let id = procfs::field(&text, b"mnt_id:");
-        let id = id.and_then(|id| str::from_utf8(id).ok()?.parse().ok());
-        id.ok_or_else(|| io::ErrorKind::InvalidData.into())
-    })
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    device: u64,
-    kind: Vec<u8>,
-}
-
-/// A mount, from `/proc/self/mountinfo`.
-fn mount(id: u64) -> io::Result<Option<Mount>> {
-    let text = procfs::read(ProcId::Me.file("mountinfo"))?;
-    Ok(text.split(|&byte| byte == b'\n').find_map(|line| parse(line, id)))
-}
-
-/// `36 35 98:0 /root /mnt options [tags...] - ext4 source options`: any bytes but blanks and line feeds
-/// can be in the names of files and devices.
-fn parse(line: &[u8], id: u64) -> Option<Mount> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    let mut text = || str::from_utf8(fields.next()?).ok();
-    if text()?.parse() != Ok(id) {
-        return None;
-    }
-    let (major, minor) = (text()?, text()?).1.split_once(':')?;
-    let device = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
-    // After root, place and options.
-    let kind = fields.skip(3).skip_while(|&field| field != b"-").nth(1)?.to_vec();
-    Some(Mount { device, kind })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_is_found_whatever_the_names_in_its_line() {
-        let line =
-            b"36 35 98:7 /\xff\xc3 - x /mnt/\xe9 rw,noatime shared:1 master:2 - ext4 /dev/\xff rw";
-        let mount = Mount { device: libc::makedev(98, 7), kind: b"ext4".to_vec() };
-        assert_eq!(
-            parse(b"36 35 98:7 /\xff\\040 /mnt/\xe9 rw,noatime - ext4 /dev/\xff rw", 36),
-            Some(mount)
-        );
-        assert_eq!(parse(line, 35), None);
-        for end in 0..line.len() {
-            let _ = parse(&line[..end], 36);
-        }
-    }
+    // Before Linux 5.8, or where a filter denies statx: what an open file says.
+    sys::statx_mount_id(path)
+        .or_else(|_| procfs::mount_id(sys::open(path, libc::O_PATH, 0)?.as_fd()))
 }

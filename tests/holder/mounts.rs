@@ -5,14 +5,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use session_lock::SessionLock;
 
 use crate::player::{Player, ask, ask_both, pids_of_processes};
+use crate::support::bindfs::Bindfs;
 use crate::support::{Actor, Stage, have, is_root, scratch, until};
 
 /// Runs one of the functions below in a mount namespace.
@@ -292,17 +292,15 @@ fn two_tmpfs(dir: &Path) {
     told_apart(&tmpfs(dir, "one"), &tmpfs(dir, "two"));
 }
 
-fn bindfs_at(dir: &Path, options: &[&str]) -> PathBuf {
-    let (source, target) = (subdirectory(dir, "source"), subdirectory(dir, "fuse"));
-    let paths = [source.to_str().unwrap(), target.to_str().unwrap()];
-    run(&[&["bindfs"], options, &paths].concat());
-    target
+fn bindfs_at(dir: &Path, options: &[&str]) -> Bindfs {
+    Bindfs::mount(options, &subdirectory(dir, "source"), &subdirectory(dir, "fuse"))
 }
 
 /// A filesystem that other hosts might share: it may have given the lock to somebody else meanwhile,
 /// whose label then stands in the file.
 fn lost(dir: &Path) {
-    let dir = &bindfs_at(dir, &[]);
+    let fuse = bindfs_at(dir, &[]);
+    let dir = &fuse.at;
     let lock = SessionLock::acquire(Some(dir), "s").unwrap();
     lock.check().unwrap();
     // Through another mount of the same files these two do not exclude each other.
@@ -332,40 +330,19 @@ fn no_answer(dir: &Path) {
     let local = subdirectory(dir, "local");
     let _lock = SessionLock::acquire(Some(&local), "s").unwrap();
     let fuse = bindfs_at(dir, &[]);
-    let open = fs::File::create(fuse.join("another")).unwrap();
-    let is_server = |pid: &u32| {
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.starts_with("bindfs") && command.contains(fuse.to_str().unwrap())
-    };
-    let all = fs::read_dir("/proc").unwrap().map(Result::unwrap);
-    let mut all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let server = all.find(is_server).unwrap().to_string();
-    run(&["kill", "-STOP", &server]);
-    // For a second or so the kernel knows by itself what the server has said.
-    let enough = Arc::new(AtomicBool::new(false));
-    let asks = {
-        let enough = Arc::clone(&enough);
-        thread::spawn(move || while !enough.load(Ordering::Relaxed) && open.metadata().is_ok() {})
-    };
-    let is_asked = |task: fs::DirEntry| {
-        fs::read_to_string(task.path().join("wchan")).is_ok_and(|at| at == "request_wait_answer")
-    };
-    until("the server is asked", || {
-        fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap).any(is_asked)
-    });
+    let stopped = fuse.stop();
     let (answer, answered) = mpsc::channel();
     let search = thread::spawn(move || answer.send(pids_of_processes(&local, "s")));
     let pids = answered.recv_timeout(Duration::from_secs(20));
-    run(&["kill", "-CONT", &server]);
+    drop(stopped);
     search.join().unwrap().unwrap();
-    enough.store(true, Ordering::Relaxed);
-    asks.join().unwrap();
     assert_eq!(pids, Ok(vec![process::id()]));
 }
 
 /// The table has every lock, but from here that cannot be known.
 fn bindfs(dir: &Path) {
-    let dir = &bindfs_at(dir, &[]);
+    let fuse = bindfs_at(dir, &[]);
+    let dir = &fuse.at;
     assert_eq!(ask(dir, "s"), "Free");
     let mut player = Player::start(dir);
     let pid = player.pid_of("acquire s");
@@ -383,7 +360,8 @@ fn bindfs(dir: &Path) {
 
 /// No lock is in the table: the label decides.
 fn bindfs_with_locks(dir: &Path) {
-    let dir = &bindfs_at(dir, &["--multithreaded", "--enable-lock-forwarding"]);
+    let fuse = bindfs_at(dir, &["--multithreaded", "--enable-lock-forwarding"]);
+    let dir = &fuse.at;
     let mut player = Player::start(dir);
     let pid = player.pid_of("acquire s");
     assert_eq!(ask_both(dir, "s"), format!("Held {pid} labelled"));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use crate::support::bindfs::Bindfs;
 use crate::{Holding, PROGRAM, Place, at_once, is_waited_for, support, until};
 
 /// A process that holds a session and says so, and waits for another one when it is told; it says what came
@@ -181,6 +182,23 @@ fn every_parent_that_waits_for_its_command_is_stuck() {
                 let list = place.output("session-lock list");
                 list.matches("(deadlock: waits for").count() == 2
             });
+        });
+    });
+}
+
+/// A look for circles looks at what every process has open, also on a filesystem whose server has stopped.
+#[test]
+fn a_filesystem_that_does_not_answer_does_not_matter() {
+    if !support::have("flock") || !Bindfs::is_possible() {
+        return;
+    }
+    let (below, at) = (support::scratch(), support::scratch());
+    let fuse = Bindfs::mount(&[], below.path(), at.path());
+    while_two_wait("x=$(flock b.lock true)", |place, _| {
+        let _stopped = fuse.stop();
+        until("it is stuck", || {
+            let list = place.output("timeout -s KILL 20 session-lock list");
+            list.matches("(deadlock: waits for").count() == 2
         });
     });
 }
