@@ -7,13 +7,15 @@
 //!
 //! # Lock order
 //!
-//! [`FORK_LOCK`] before [`REGISTRY`], never the other way round; nothing else is locked while one of
-//! them is held.
+//! [`FORK_LOCK`], then that of a [`SharedDescriptor`], then [`REGISTRY`], never the other way round;
+//! nothing else is locked while one of them is held.
 //!
 //! * `FORK_LOCK` is held shared while a descriptor is opened and entered, and exclusively around
 //!   `fork`: no child is born between the two steps. Opening can take long on a network filesystem;
 //!   then `fork` waits for it, and so does every other open. Nothing else takes this lock, so
 //!   looking a lock up and releasing it wait for neither.
+//! * A shared descriptor's is held while that is looked up or opened, only beside `FORK_LOCK`: so nobody
+//!   has it locked when a child is born.
 //! * `REGISTRY` is held for a few instructions, for the `close` of a descriptor that is taken out,
 //!   and around `fork`, where it is taken last.
 //!
@@ -28,7 +30,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use crate::error::Error;
 use crate::sys::{self, FileId, thread::Once};
@@ -147,9 +151,12 @@ impl Descriptor {
     }
 
     fn open(open: impl FnOnce() -> io::Result<OwnedFd>, marked: bool) -> io::Result<Descriptor> {
-        fork_hooks()?;
-        let _no_fork = FORK_LOCK.read().unwrap_or_else(PoisonError::into_inner);
-        let mut fd = open()?;
+        let _no_fork = no_fork()?;
+        Descriptor::enter(open()?, marked)
+    }
+
+    /// To be called where no fork can begin, since before it was opened.
+    fn enter(mut fd: OwnedFd, marked: bool) -> io::Result<Descriptor> {
         if fd.as_raw_fd() <= libc::STDERR_FILENO {
             // A program that has closed its standard descriptors may go on using their numbers.
             fd = sys::fcntl_dupfd(fd.as_fd(), libc::STDERR_FILENO + 1)?;
@@ -221,6 +228,30 @@ impl Drop for Descriptor {
         let mut registry = registry();
         registry.close(self.id);
         registry.entries.remove(&self.id);
+    }
+}
+
+/// A descriptor that all who use it at the same time share.
+pub(crate) struct SharedDescriptor(Mutex<(u32, Weak<Descriptor>)>);
+
+impl SharedDescriptor {
+    pub const fn new() -> SharedDescriptor {
+        SharedDescriptor(Mutex::new((0, Weak::new())))
+    }
+
+    /// The one that is in use, or else a new one: only one, too, if many ask at once.
+    pub fn get(&self, open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Arc<Descriptor>> {
+        let _no_fork = no_fork()?;
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A child of fork has closed its parent's.
+        if shared.0 == forks() {
+            if let Some(known) = shared.1.upgrade() {
+                return Ok(known);
+            }
+        }
+        let new = Arc::new(Descriptor::enter(open()?, false)?);
+        *shared = (forks(), Arc::downgrade(&new));
+        Ok(new)
     }
 }
 
@@ -313,6 +344,12 @@ fn fork_hooks() -> io::Result<()> {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
+}
+
+/// Keeps any fork from beginning.
+fn no_fork() -> io::Result<RwLockReadGuard<'static, ()>> {
+    fork_hooks()?;
+    Ok(FORK_LOCK.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 extern "C" fn register() {

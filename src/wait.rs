@@ -32,12 +32,12 @@ use std::ffi::c_void;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crate::procfs;
-use crate::registry::{self, Descriptor};
+use crate::registry::{Descriptor, SharedDescriptor};
 use crate::sys;
 use crate::sys::thread::nounwind::{self, PTHREAD_CANCEL_ASYNCHRONOUS, PTHREAD_CANCEL_DISABLE};
 use crate::sys::thread::{self, BlockedSignals, Thread, ThreadExit};
@@ -247,23 +247,7 @@ struct Blocked {
 
 /// A signalfd: the C library wants something of the thread that polls it. One for all waits, for it is
 /// about whoever asks (`signalfd_poll()`).
-fn library_signals() -> io::Result<Arc<Descriptor>> {
-    static SHARED: Mutex<(u32, Weak<Descriptor>)> = Mutex::new((0, Weak::new()));
-    // A child of fork has closed its parent's.
-    let forks = registry::forks();
-    // Never waits: in a child, the thread that had it locked at the fork may not exist.
-    let mut shared = SHARED.try_lock().ok();
-    if let Some(known) = shared.as_ref().filter(|shared| shared.0 == forks) {
-        if let Some(known) = known.1.upgrade() {
-            return Ok(known);
-        }
-    }
-    let new = Arc::new(Descriptor::open_other(sys::signalfd)?);
-    if let Some(shared) = &mut shared {
-        **shared = (forks, Arc::downgrade(&new));
-    }
-    Ok(new)
-}
+static LIBRARY_SIGNALS: SharedDescriptor = SharedDescriptor::new();
 
 impl Blocked {
     fn start(fd: &Descriptor, signals: &BlockedSignals) -> io::Result<Blocked> {
@@ -271,7 +255,7 @@ impl Blocked {
             return Err(io::ErrorKind::Unsupported.into());
         }
         EXIT.ready(init_exit)?;
-        let library_signals = library_signals()?;
+        let library_signals = LIBRARY_SIGNALS.get(sys::signalfd)?;
         let shared = Arc::new(Shared {
             lock: fd.number(),
             done: Descriptor::open_other(sys::eventfd)?,
