@@ -155,7 +155,7 @@ impl Descriptor {
         Descriptor::enter(open()?, marked)
     }
 
-    /// To be called where no fork can begin, since before it was opened.
+    /// Enters what was opened while no fork could begin, and none can yet.
     fn enter(mut fd: OwnedFd, marked: bool) -> io::Result<Descriptor> {
         if fd.as_raw_fd() <= libc::STDERR_FILENO {
             // A program that has closed its standard descriptors may go on using their numbers.
