@@ -20,36 +20,38 @@ import time
 import session_lock
 from session_lock import LockTimeout, SessionLock
 
-# Longer than any wait for a turn takes. A turn is a few milliseconds, but `flock` hands nothing over: those who
-# have the processor can come before one who is woken, again and again on a busy machine.
-STUCK = 240
+# Longer than any wait for a turn takes: a turn is a few milliseconds, on a busy machine some more.
+STUCK = 60
 
 
 class Inside:
     """What the lock protects: a file that holds who is inside, and nobody else's name."""
 
+    # It never gets shorter: ext4 writes a file that was truncated to the disk when it is closed, and the next
+    # truncation waits for that, with the lock held (`auto_da_alloc`, ext4(5)).
+    SIZE = 64
+
     def __init__(self, directory: str) -> None:
         self.path = os.path.join(directory, "inside")
+        open(self.path, "ab").close()
 
     def enter(self, who: bytes) -> None:
         # Who was killed inside has left a name; they are dead, or it is a violation.
-        with open(self.path, "ab+") as file:
-            file.seek(0)
-            before = file.read()
+        with open(self.path, "rb+", buffering=0) as file:
+            before = file.read().strip()
             if before:
                 pid = int(before.split()[0])
                 if pid == os.getpid() or is_alive(pid):
                     os.write(2, b"VIOLATION: %s, %s\n" % (before, who))
                     os._exit(9)
-            file.truncate(0)
-            file.write(who)
+            os.pwrite(file.fileno(), who.ljust(self.SIZE), 0)
 
     def leave(self, who: bytes) -> None:
-        with open(self.path, "rb+") as file:
-            if file.read() != who:
+        with open(self.path, "rb+", buffering=0) as file:
+            if file.read().strip() != who:
                 os.write(2, b"VIOLATION: %s left\n" % who)
                 os._exit(9)
-            file.truncate(0)
+            os.pwrite(file.fileno(), b" " * self.SIZE, 0)
 
 
 def is_alive(pid: int) -> bool:
