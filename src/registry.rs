@@ -7,15 +7,15 @@
 //!
 //! # Lock order
 //!
-//! [`FORK_LOCK`], then that of a [`SharedDescriptor`], then [`REGISTRY`], never the other way round;
+//! [`FORK_LOCK`], then the lock of a [`SharedDescriptor`], then [`REGISTRY`], never the other way round;
 //! nothing else is locked while one of them is held.
 //!
 //! * `FORK_LOCK` is held shared while a descriptor is opened and entered, and exclusively around
 //!   `fork`: no child is born between the two steps. Opening can take long on a network filesystem;
 //!   then `fork` waits for it, and so does every other open. Nothing else takes this lock, so
 //!   looking a lock up and releasing it wait for neither.
-//! * A shared descriptor's is held while that is looked up or opened, only beside `FORK_LOCK`: so nobody
-//!   has it locked when a child is born.
+//! * A shared descriptor's lock is held while it is looked up or opened, always under `FORK_LOCK`, so no thread
+//!   holds it when a child is born.
 //! * `REGISTRY` is held for a few instructions, for the `close` of a descriptor that is taken out,
 //!   and around `fork`, where it is taken last.
 //!
@@ -155,7 +155,7 @@ impl Descriptor {
         Descriptor::enter(open()?, marked)
     }
 
-    /// Enters what was opened while no fork could begin, and none can yet.
+    /// Enters an open descriptor. No fork may begin between the opening and the end of this call.
     fn enter(mut fd: OwnedFd, marked: bool) -> io::Result<Descriptor> {
         if fd.as_raw_fd() <= libc::STDERR_FILENO {
             // A program that has closed its standard descriptors may go on using their numbers.

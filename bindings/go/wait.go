@@ -41,7 +41,7 @@ import (
 // The wait is in the kernel's own queue, and takes no processor time. All goroutines that wait for
 // one session share one place there, and take turns in the order in which they came: a
 // thousand of them cost no more than one. That is a thread and a descriptor, and another thread and
-// two more descriptors if the wait can be canceled.
+// two more descriptors if the wait can be canceled; one more descriptor serves all waits of the process.
 func Wait(ctx context.Context, dir, session string) (*Lock, error) {
 	const op = "wait"
 	t, err := newTarget(op, dir, session)

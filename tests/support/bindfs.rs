@@ -1,4 +1,4 @@
-//! bindfs: a filesystem that a process serves, and that may stop to do so.
+//! bindfs: a filesystem that is served by a process, which can be stopped.
 
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ pub struct Bindfs {
 }
 
 impl Bindfs {
-    /// Says why not.
+    /// Whether it can be mounted here; if not, the reason is reported.
     pub fn is_possible() -> bool {
         if !is_root() || !have("bindfs") {
             return false;
@@ -46,7 +46,7 @@ impl Bindfs {
         let mut all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let server = all.find(is_server).unwrap();
         signal(server, "-STOP");
-        // For a second or so the kernel knows by itself what the server has said.
+        // For about a second the kernel answers from what the server has said before.
         let enough = Arc::new(AtomicBool::new(false));
         let asks = {
             let enough = Arc::clone(&enough);
@@ -68,7 +68,7 @@ impl Bindfs {
     }
 }
 
-/// Nothing that the kernel would ask for at once, as for the time of birth.
+/// Asks only for what the kernel may remember. For the time of birth, say, it asks the server at once.
 fn ask_for_the_type(file: &File) {
     let mut stat = MaybeUninit::<libc::statx>::uninit();
     let (fd, path, buffer) = (file.as_raw_fd(), c"".as_ptr(), stat.as_mut_ptr());
