@@ -60,7 +60,7 @@ fn a_tab_completes_subcommands_options_sessions_and_the_command() {
     place.output("session-lock run --dir elsewhere hidden-there true");
     crate::at_once(&shells(&place), |(shell, terminal)| {
         println!("{shell}");
-        terminal.line("clear");
+        terminal.clear();
         type_line(
             terminal,
             &[
@@ -76,19 +76,19 @@ fn a_tab_completes_subcommands_options_sessions_and_the_command() {
             ],
         );
         terminal.until("\ncontents of the file\n");
-        terminal.line("clear");
+        terminal.clear();
         type_line(
             terminal,
             &[("session-lock path --dir elsew", "elsewhere/"), (" hid", "hidden-there")],
         );
         terminal.until("\nelsewhere/hidden-there.lock\n");
-        terminal.line("clear");
+        terminal.clear();
         type_line(terminal, &[("session-lock path tw", "words")]);
         terminal.until("/two%20words.lock\n");
-        terminal.line("clear");
+        terminal.clear();
         type_line(terminal, &[("session-lock path deploy:p", "deploy:prod")]);
         terminal.until("/deploy%3Aprod.lock\n");
-        terminal.line("clear");
+        terminal.clear();
         type_line(terminal, &[("session-lock completions fi", "completions fish")]);
         terminal.until("function __session_lock_complete");
     });

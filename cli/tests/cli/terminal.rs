@@ -41,6 +41,15 @@ impl Terminal {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Leaves nothing but a prompt, behind which the shell reads. What is typed before the shell is
+    /// back is echoed by the terminal, in front of the prompt.
+    pub fn clear(&self) {
+        self.text("clear");
+        self.until("> clear");
+        self.key("Enter");
+        self.until_screen("a prompt alone", |screen| screen.trim_end() == ">");
+    }
+
     pub fn line(&self, line: &str) {
         self.text(line);
         self.key("Enter");
@@ -60,9 +69,14 @@ impl Terminal {
 
     #[track_caller]
     pub fn until(&self, text: &str) {
+        self.until_screen(&format!("{text:?}"), |screen| screen.contains(text));
+    }
+
+    #[track_caller]
+    fn until_screen(&self, what: &str, test: impl Fn(&str) -> bool) {
         let began = std::time::Instant::now();
-        while !self.screen().contains(text) {
-            assert!(began.elapsed() < crate::LIMIT, "no {text:?} in:\n{}", self.screen());
+        while !test(&self.screen()) {
+            assert!(began.elapsed() < crate::LIMIT, "no {what} in:\n{}", self.screen());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
@@ -166,7 +180,7 @@ fn in_the_background_a_wait_does_not_write_over_the_terminal() {
     let Some(terminal) = Terminal::open(&place) else { return };
     let holding = place.hold(&["s"]);
     terminal.line("clear; session-lock run -w s -- echo ran & sleep 1.5; echo done");
-    terminal.until("\ndone");
+    terminal.until("\ndone\n>");
     until("it waits", || is_waited_for(&place.lock_file("s")));
     assert!(!terminal.screen().contains("waiting"));
     holding.finish();
