@@ -294,7 +294,8 @@ fn locked_by(process: ProcId, number: u32) -> Option<Locked> {
     Some(Locked { file, process, number })
 }
 
-fn fdinfo(process: ProcId, number: u32) -> io::Result<Vec<u8>> {
+/// What the kernel tells about a process's descriptor `number`.
+pub fn fdinfo(process: ProcId, number: u32) -> io::Result<Vec<u8>> {
     read(process.file(&format!("fdinfo/{number}")))
 }
 

@@ -185,7 +185,8 @@ impl Call {
     }
 
     fn in_epoll(&self, pid: u32) -> io::Result<Vec<RawFd>> {
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", self.int(0)))?;
+        let info = fdinfo(pid, self.int(0))?;
+        let info = String::from_utf8_lossy(&info);
         let lines = info.lines().filter_map(|line| line.strip_prefix("tfd:"));
         Ok(lines.filter_map(|rest| rest.split_ascii_whitespace().next()?.parse().ok()).collect())
     }
@@ -220,7 +221,7 @@ pub fn source(pid: u32, fd: RawFd) -> Source {
 }
 
 fn fdinfo(pid: u32, fd: RawFd) -> io::Result<Vec<u8>> {
-    procfs::read(ProcId::Pid(pid).file(&format!("fdinfo/{fd}")))
+    procfs::fdinfo(ProcId::Pid(pid), fd.try_into().map_err(io::Error::other)?)
 }
 
 /// The process that a pidfd stands for.
