@@ -7,7 +7,7 @@ use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str;
 
 use session_lock::procfs::{self, ProcId};
@@ -44,22 +44,34 @@ const DESCRIPTORS: usize = 1024;
 pub fn waits(pid: u32) -> Vec<Wait> {
     // A timer of its own may end the wait at any time: timeout(1). (One of alarm(2) is not shown.)
     let has_timers = fs::read(format!("/proc/{pid}/timers")).is_ok_and(|timers| !timers.is_empty());
-    let threads: Vec<PathBuf> = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|thread| thread.path())
-        .collect();
+    let threads = threads(pid);
     if has_timers || threads.len() > THREADS {
         return vec![Wait::Unknown];
     }
-    let wait = |thread: &PathBuf| match fs::read_to_string(thread.join("syscall")) {
-        Ok(text) => Call::parse(&text).map_or(Wait::Unknown, |call| call.wait(pid)),
+    let wait = |thread: &PathBuf| match Call::of(thread) {
+        Ok(call) => call.map_or(Wait::Unknown, |call| call.wait(pid)),
         // Yama denies it (`ptrace_scope`).
         Err(_) if threads.len() == 1 => wait_by_function(pid),
         Err(_) => Wait::Unknown,
     };
     threads.iter().map(wait).collect()
+}
+
+fn threads(pid: u32) -> Vec<PathBuf> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.map(|thread| thread.path()).collect()
+}
+
+/// Whether a process does nothing but wait by the library, with a deadline or a `cancel_fd`: one thread is
+/// in `flock`, and the other one polls for its end. Not where this cannot be known.
+pub fn is_in_librarys_wait(pid: u32) -> bool {
+    let threads = threads(pid);
+    let calls: Vec<Call> =
+        threads.iter().filter_map(|thread| Call::of(thread).ok().flatten()).collect();
+    let [first, second] = calls.as_slice() else { return false };
+    let is_pair =
+        |one: &Call, other: &Call| one.number == libc::SYS_flock && other.is_librarys_poll(pid);
+    threads.len() == 2 && (is_pair(first, second) || is_pair(second, first))
 }
 
 /// From the name of the kernel's function: which descriptor, or how long, it does not say.
@@ -79,6 +91,11 @@ struct Call {
 }
 
 impl Call {
+    /// The one that a thread is in, if it is in any.
+    fn of(thread: &Path) -> io::Result<Option<Call>> {
+        fs::read_to_string(thread.join("syscall")).map(|text| Call::parse(&text))
+    }
+
     /// `NUMBER 0xARG... 0xSP 0xPC`; "running" and "-1 ..." are no calls.
     fn parse(text: &str) -> Option<Call> {
         let mut words = text.split_ascii_whitespace();
@@ -156,6 +173,19 @@ impl Call {
         Wait::Unknown
     }
 
+    /// The last descriptor that the library polls is for the C library's own signals, which that leaves out of
+    /// every set that a program makes.
+    fn is_librarys_poll(&self, pid: u32) -> bool {
+        /// On all 32-bit processors; on others it is no call's number.
+        const PPOLL_TIME64: libc::c_long = 414;
+        /// Those between the last standard one and SIGRTMIN, 32 to 34 at most.
+        const OWN_SIGNALS: u64 = 0b111 << 31;
+        let is_poll = [libc::SYS_ppoll, PPOLL_TIME64].contains(&self.number);
+        let last = is_poll.then(|| self.polled(pid).ok()?.last().copied()).flatten();
+        last.and_then(|fd| signals_of_signalfd(pid, fd))
+            .is_some_and(|signals| signals != 0 && signals & !OWN_SIGNALS == 0)
+    }
+
     fn polled(&self, pid: u32) -> io::Result<Vec<RawFd>> {
         let size = mem::size_of::<libc::pollfd>();
         let memory = self.memory(pid, 0, self.args[1] as usize * size)?;
@@ -228,6 +258,12 @@ fn fdinfo(pid: u32, fd: RawFd) -> io::Result<Vec<u8>> {
 pub fn process_of_pidfd(pid: u32, fd: RawFd) -> Option<u32> {
     let info = fdinfo(pid, fd).ok()?;
     str::from_utf8(procfs::field(&info, b"Pid:")?).ok()?.parse().ok()
+}
+
+/// The signals that a signalfd is for, a bit for each.
+fn signals_of_signalfd(pid: u32, fd: RawFd) -> Option<u64> {
+    let info = fdinfo(pid, fd).ok()?;
+    u64::from_str_radix(str::from_utf8(procfs::field(&info, b"sigmask:")?).ok()?, 16).ok()
 }
 
 fn pipe(pid: u32, fd: RawFd) -> Option<u64> {

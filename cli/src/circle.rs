@@ -96,9 +96,11 @@ impl Waits {
         path.push(pid);
         let is_ours = is_ours(&name(pid));
         let stuck = match self.waiting.get(&pid) {
-            // In another program a thread of its own may wait, and the others go on. One helps a
-            // library's wait.
-            Some(&file) if is_ours || stat.threads <= 2 => self.of_holders(pid, file, origin, path),
+            // In another program one thread may wait, and the others go on. But one of two only helps
+            // a wait of the library's.
+            Some(&file) if is_ours || stat.threads == 1 || blocked::is_in_librarys_wait(pid) => {
+                self.of_holders(pid, file, origin, path)
+            }
             Some(_) => Stuck::No,
             None if is_ours => self.of_children(pid, origin, path),
             None => self.of_threads(pid, origin, path),

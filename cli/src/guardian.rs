@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsStr, c_int};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -307,7 +307,7 @@ pub struct Guardian {
 /// Finds the guardian that holds the session's lock for the process `pid`.
 pub fn find(dir: Option<&Path>, session: &OsStr, pid: u32) -> Option<Guardian> {
     let path = session_lock::path(dir, session).ok()?;
-    let file = fs::metadata(&path).ok()?;
+    let file = fs::symlink_metadata(&path).ok().filter(Metadata::is_file)?;
     let is_it = |&guardian: &u32| guards(guardian, (file.dev(), file.ino()), pid);
     // What the label says is a hint where to look first.
     let hint = guardian_in_label(&path).filter(is_it);
@@ -319,10 +319,24 @@ pub fn find(dir: Option<&Path>, session: &OsStr, pid: u32) -> Option<Guardian> {
 }
 
 fn guardian_in_label(path: &Path) -> Option<u32> {
-    let label = fs::read(path).ok()?;
-    let mut lines = label.split(|&byte| byte == b'\n');
-    let value = lines.find_map(|line| line.strip_prefix(b"guardian="))?;
+    let label = label(path)?;
+    let value = procfs::field(&label, b"guardian=")?;
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// The label in a lock file; of any other file the first bytes, or nothing: whoever may write to the
+/// directory can put a FIFO there, a link to a device, or a file without end.
+pub fn label(path: &Path) -> Option<Vec<u8>> {
+    /// As the library writes it.
+    const SIZE: u64 = 512;
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut label = Vec::new();
+    file.take(SIZE).read_to_end(&mut label).ok()?;
+    Some(label)
 }
 
 /// Whether a process has the file open, and a descriptor of the process `pid`.

@@ -19,7 +19,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::circle::Waits;
 use crate::cli::{HolderArgs, ListArgs, PathArgs};
-use crate::{FAILED, sys};
+use crate::{FAILED, guardian, sys};
 
 /// `holder`: it cannot be known.
 const UNKNOWN: u8 = 3;
@@ -169,9 +169,8 @@ fn labelled(dir: Option<&Path>, session: &OsStr, holder: &Holder) -> Option<Stri
     if holder.host.is_empty() && holder.command.is_empty() {
         return None;
     }
-    let label =
-        session_lock::path(dir, session).ok().and_then(|path| fs::read_to_string(path).ok());
-    let pid = label.and_then(|label| label.lines().next()?.parse().ok());
+    let label = session_lock::path(dir, session).ok().and_then(|path| guardian::label(&path));
+    let pid = label.and_then(|label| String::from_utf8(label).ok()?.lines().next()?.parse().ok());
     let who = pid.map_or_else(|| quoted(&holder.command), |pid| process(pid, &holder.command));
     Some(format!("{who} on {}", escaped(&holder.host)))
 }

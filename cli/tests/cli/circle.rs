@@ -90,17 +90,63 @@ fn a_user_of_the_library_can_be_in_the_ring() {
 l = ctypes.CDLL(sys.argv[1]); d = os.environb[b'SESSION_LOCK_DIR']; h = ctypes.c_uint64()
 assert l.session_lock_acquire(d, b'a', ctypes.byref(h)) == 0
 print('held', flush=True); sys.stdin.readline()
-assert l.session_lock_wait(d, b'b', ctypes.c_int64(int(sys.argv[2])), -1, ctypes.byref(h)) == 0
+timeout, cancel = ctypes.c_int64(int(sys.argv[2])), int(sys.argv[3])
+assert l.session_lock_wait(d, b'b', timeout, cancel, ctypes.byref(h)) == 0
 print('ran', flush=True); print(0, flush=True); sys.stdin.readline()
 ";
-    at_once(&["-1", "600000"], |timeout| {
+    // Its standard input can cancel it: nobody writes to it then.
+    at_once(&[["-1", "-1"], ["600000", "-1"], ["-1", "0"]], |limits| {
         let place = Place::new();
         let mut command = place.command("python3");
-        command.args(["-c", python]).arg(library).arg(timeout);
+        command.args(["-c", python]).arg(library).args(limits);
         let first = start(command);
         let second = holder_of(&place, "b", "session-lock run -w a -- echo ran");
         the_last_one_gives_up(&place, vec![first, second], &["b", "a"]);
         place.until_free("b");
+    });
+}
+
+/// One thread waits, by the library or by a bare `flock`, and the other one will release what it holds.
+#[test]
+fn a_holder_of_which_another_thread_waits_is_not_stuck() {
+    if !support::have("python3") {
+        return;
+    }
+    let library = support::shared_library();
+    let python = "import ctypes, fcntl, os, sys, threading
+l = ctypes.CDLL(sys.argv[1]); d = os.environb[b'SESSION_LOCK_DIR']; a = ctypes.c_uint64()
+class Polled(ctypes.Structure): _fields_ = ('fd', ctypes.c_int), ('events', ctypes.c_short), ('revents', ctypes.c_short)
+def by_library(): l.session_lock_wait(d, b'b', ctypes.c_int64(-1), -1, ctypes.byref(ctypes.c_uint64()))
+def by_flock(): fcntl.flock(os.open(d + b'/b.lock', os.O_RDWR), fcntl.LOCK_EX)
+def read(): pass
+def ppoll(): ctypes.CDLL(None).ppoll(ctypes.byref(Polled(0, 1, 0)), 1, None, None)
+assert l.session_lock_acquire(d, b'a', ctypes.byref(a)) == 0
+print('held', flush=True); sys.stdin.readline()
+threading.Thread(target=eval(sys.argv[2])).start()
+eval(sys.argv[3])(); sys.stdin.readline()
+assert l.session_lock_release(a) == 0
+";
+    let ways = [("by_library", "read"), ("by_library", "ppoll"), ("by_flock", "ppoll")];
+    at_once(&ways, |(wait, rest)| {
+        let place = Place::new();
+        let mut command = place.command("python3");
+        command.args(["-c", python]).arg(library).args([wait, rest]);
+        let mut first = start(command);
+        let mut second = holder_of(&place, "b", "session-lock run -w a -- echo ran");
+        for (holder, session) in [(&mut first, "b"), (&mut second, "a")] {
+            holder.say("go on");
+            until("it waits", || is_waited_for(&place.lock_file(session)));
+        }
+        until_in(first.pid(), if *rest == "read" { "pipe_read" } else { "poll" });
+        until_in(second.pid(), "do_wait");
+        let list = place.output("session-lock list");
+        assert!(list.lines().count() == 3 && !list.contains("deadlock"), "{wait}, {rest}: {list}");
+        first.say("release");
+        second.hear("ran");
+        second.hear("0");
+        // Then "b" is free for the thread.
+        second.finish();
+        assert!(first.child.wait().unwrap().success());
     });
 }
 

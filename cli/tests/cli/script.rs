@@ -1,8 +1,11 @@
 //! `acquire`, `release` and `check`: a lock for the script that is running.
 
 use std::fs;
+use std::io::Read;
+use std::mem::MaybeUninit;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::ptr;
 
 use crate::{Holding, PROGRAM, Place, is_alive, is_waited_for, signal, support, until};
 
@@ -346,4 +349,51 @@ fn run_as_nobody(place: &Place, script: &str) -> String {
         format!("setpriv --reuid 65534 --regid 65534 --clear-groups sh -c '{script}' 2>&1");
     let output = place.run(&script);
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// What is not a lock file is not read, and of a large one only the label.
+#[test]
+fn whatever_is_at_the_path_check_and_release_end_at_once() {
+    let cases = [
+        ("mkfifo s.lock", "125 125", "not a regular file"),
+        ("ln -s /dev/zero s.lock", "125 125", "is a symbolic link"),
+        ("truncate -s 300M s.lock", "1 1", "it is free"),
+        ("truncate -s 300M s.lock; session-lock acquire s", "0 0", ""),
+    ];
+    for (put, codes, message) in cases {
+        let place = Place::new();
+        // With a limit, so that the test fails before the machine does; and without `--foreground`, so that
+        // also what hangs is ended.
+        let script = format!(
+            "exec 2>&1; ulimit -v 2000000; {put}
+            session-lock check s; check=$?; session-lock release s; echo $check $?"
+        );
+        let mut command = place.command("timeout");
+        command.args(["-k", "1", "60", "sh", "-c", &script]).stdin(Stdio::null());
+        let (output, memory) = output_and_memory(command.stdout(Stdio::piped()));
+        let (messages, last) =
+            output.trim_end().rsplit_once('\n').unwrap_or(("", output.trim_end()));
+        assert_eq!(last, codes, "{put}: {output}");
+        assert!(
+            messages.contains(message) && messages.is_empty() == message.is_empty(),
+            "{output}"
+        );
+        assert!(memory < 100 << 20, "{put}: {memory} bytes");
+    }
+}
+
+/// What a command writes, and the most memory that it or one of its children had, in bytes.
+#[expect(clippy::zombie_processes, reason = "wait4 waits for it")]
+fn output_and_memory(command: &mut Command) -> (String, u64) {
+    let mut child = command.spawn().unwrap();
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
+    let pid = child.id().try_into().unwrap();
+    // SAFETY: the struct is the one that the call fills; nobody else waits for this child.
+    let waited = unsafe { libc::wait4(pid, ptr::null_mut(), 0, usage.as_mut_ptr()) };
+    assert_eq!(waited, pid);
+    // SAFETY: the call has filled it.
+    let kilobytes = unsafe { usage.assume_init() }.ru_maxrss;
+    (output, u64::try_from(kilobytes).unwrap() * 1024)
 }
