@@ -10,6 +10,28 @@ static void *release_when_blocked(void *unused) {
   return unused;
 }
 
+/* The host closes all descriptors: the lock is a stranger's, who can release it. */
+static void lose_it(void) {
+  session_lock_handle lock;
+  CHECK_OK(session_lock_acquire(".", "s", &held));
+  for (int fd = 3; fd < 1024; fd++) close(fd);
+  struct hint locked = new_hint();
+  pid_t waiter = getpid(), stranger = start();
+  if (stranger == 0) {
+    CHECK(stranger_locks("s.lock") != -1);
+    tell(locked);
+    await_blocked(waiter);
+    _exit(0);
+  }
+  hear(locked);
+  CHECK_OK(session_lock_wait(".", "s", -1, -1, &lock));
+  finish(stranger);
+  CHECK_IS(session_lock_release(held), -ESTALE);
+  CHECK_OK(session_lock_check(lock));
+  CHECK_OK(session_lock_release(lock));
+  end_hint(locked);
+}
+
 int main(void) {
   session_lock_handle lock = 1;
   char here[4096];
@@ -51,4 +73,7 @@ int main(void) {
   CHECK_OK(session_lock_release(lock));
   close(cancel);
   close(cancelled);
+  /* The kernel lists a thread for a moment after it has been joined. */
+  AWAIT(count_threads() == 1);
+  lose_it();
 }

@@ -1,5 +1,6 @@
 /* A host program's own fork handlers may call the library: before the fork the lock is held and can be
- * released and taken, in the parent it is held, in the child it is the parent's. */
+ * released and taken, in the parent it is held, in the child it is the parent's. A constructor registers
+ * them, which in a static program runs beside the library's own. */
 #include "test.h"
 
 static session_lock_handle lock;
@@ -30,8 +31,11 @@ static void child(void) {
   CHECK_OK(session_lock_release(other));
 }
 
-int main(void) {
+__attribute__((constructor)) static void add_fork_handlers(void) {
   CHECK_OK(pthread_atfork(prepare, parent, child));
+}
+
+int main(void) {
   CHECK_OK(session_lock_acquire(".", "s", &lock));
   for (int round = 0; round < rounds(20); round++) {
     pid_t pid = fork();

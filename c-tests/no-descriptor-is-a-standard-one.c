@@ -49,20 +49,42 @@ static void check_beside_closed(int closed) {
   CHECK_OK(session_lock_release(lock));
 }
 
+/* Where it could be nothing else, there is none. */
+static void check_where_only_a_standard_one_is_left(int unused) {
+  (void)unused;
+  session_lock_handle lock = 1;
+  struct rlimit limit, three;
+  close(0);
+  CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  three = (struct rlimit){3, limit.rlim_max};
+  CHECK(setrlimit(RLIMIT_NOFILE, &three) == 0);
+  CHECK_IS(session_lock_acquire(".", "s", &lock), -EMFILE);
+  CHECK(lock == 0);
+  CHECK_IS(session_lock_wait(".", "s", 20, -1, &lock), -EMFILE);
+  CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  CHECK(!is_open(0) && is_open(1) && is_open(2) && !is_open(3));
+  CHECK_OK(session_lock_acquire(".", "s", &lock));
+  CHECK(!is_open(0));
+  CHECK_OK(session_lock_release(lock));
+}
+
+static void check_in_a_child(void (*check)(int), int closed) {
+  pid_t child = start();
+  if (child == 0) {
+    check(closed);
+    _exit(0);
+  }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK_IS(status, 0);
+}
+
 int main(void) {
 #ifdef __GLIBC__
   /* What fails is still told. (With musl, stderr is a constant.) */
   stderr = fdopen(fcntl(2, F_DUPFD_CLOEXEC, 10), "w");
   CHECK(stderr != NULL && setvbuf(stderr, NULL, _IONBF, 0) == 0);
 #endif
-  for (int closed = 1; closed <= 7; closed++) {
-    pid_t child = start();
-    if (child == 0) {
-      check_beside_closed(closed);
-      _exit(0);
-    }
-    int status;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK_IS(status, 0);
-  }
+  for (int closed = 1; closed <= 7; closed++) check_in_a_child(check_beside_closed, closed);
+  check_in_a_child(check_where_only_a_standard_one_is_left, 0);
 }

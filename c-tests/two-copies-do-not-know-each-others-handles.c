@@ -1,5 +1,6 @@
 /* Two copies of the library in one process, as a program and its plugin may bring them: what one has given
- * out the other does not know (-EBADF), and a lock that one holds the other does not get. */
+ * out the other does not know (-EBADF), and a lock that one holds the other does not get. If the host closes
+ * the descriptor of one's lock, and the number is that of another's by then, that one is left alone. */
 #include "test.h"
 
 #include <dlfcn.h>
@@ -29,6 +30,55 @@ static void copy_library(const char *path) {
   }
   close(from);
   close(to);
+}
+
+struct copy {
+  int (*acquire)(const char *, const char *, session_lock_handle *);
+  int (*release)(session_lock_handle);
+  int (*check)(session_lock_handle);
+};
+
+/* All copies have given as many handles before: what these have in common, they have of the same call. */
+static void lose_one_to_another(struct copy *one, struct copy *another) {
+  session_lock_handle lost, lock;
+  for (int fd = 3; fd < 1024; fd++) close(fd);
+  CHECK_OK(one->acquire(".", "lost", &lost));
+  int number = next_fd() - 1;
+  for (int fd = 3; fd < 1024; fd++) close(fd);
+  CHECK_OK(another->acquire(".", "t", &lock));
+  CHECK(is_open(number));
+  CHECK_IS(one->check(lost), -ESTALE);
+  CHECK_IS(one->release(lost), -ESTALE);
+  CHECK_OK(another->check(lock));
+  CHECK(!is_free("t.lock"));
+  CHECK_OK(another->release(lock));
+}
+
+static void check_each_pair(void) {
+  /* Of any five numbers, two have the same last two bits. */
+  enum { COPIES = 5 };
+  struct copy copies[COPIES];
+  for (int n = 0; n < COPIES; n++) {
+    char path[32];
+    snprintf(path, sizeof path, "./copy-%d.so", n);
+    copy_library(path);
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    CHECK(library != NULL);
+    find(library, "session_lock_acquire", &copies[n].acquire);
+    find(library, "session_lock_release", &copies[n].release);
+    find(library, "session_lock_check", &copies[n].check);
+  }
+  for (int one = 0; one < COPIES; one++) {
+    for (int other = 0; other < one; other++) {
+      lose_one_to_another(&copies[one], &copies[other]);
+      for (int n = 0; n < COPIES; n++) {
+        session_lock_handle lock;
+        if (n == one || n == other) continue;
+        CHECK_OK(copies[n].acquire(".", "in-step", &lock));
+        CHECK_OK(copies[n].release(lock));
+      }
+    }
+  }
 }
 
 int main(void) {
@@ -66,4 +116,5 @@ int main(void) {
     CHECK_OK(release(other));
     CHECK(is_free("t.lock"));
   }
+  check_each_pair();
 }

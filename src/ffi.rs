@@ -277,7 +277,9 @@ pub unsafe extern "C" fn session_lock_acquire(
 /// @blocking   Yes. A signal handler in the calling thread ends it with -EINTR; without deadline and
 ///             cancel_fd only a handler that was installed without SA_RESTART (after the others,
 ///             flock(2) is restarted; see signal(7)). Not a cancellation point: pthread_cancel(3)
-///             takes effect after the call.
+///             takes effect after the call (a thread that is cancelled asynchronously must not call
+///             the library).
+///             Where another thread closes the library's descriptors (closefrom(3)), the wait fails.
 /// @fork/exec  As session_lock_acquire(). A child that is forked while another thread waits does not
 ///             take part in the wait.
 /// @see        flock(2), ppoll(2)
@@ -421,10 +423,11 @@ pub unsafe extern "C" fn session_lock_token(lock: session_lock_handle, token: *m
 ///   microseconds, however many locks there are;
 /// - the kernel's table (/proc/locks) names who took the lock: held. The table is read once, which takes
 ///   about a microsecond for each lock on the machine, as it does to count the waiters;
-/// - the table names nobody, and is known to be complete, because it was read twice with the same
-///   result: free. This takes four times as long as to read it once;
-/// - the table keeps changing: the descriptors of all processes are searched, which takes some
-///   milliseconds. Held if one has the lock; free if none has, and all of them could be examined.
+/// - the table names nobody, and is short (some 35 locks on the machine), so it is known to be complete:
+///   free;
+/// - the table is longer: the descriptors of all processes are searched, which takes some milliseconds.
+///   Held if one has the lock; free if none has, all of them could be examined, and the label is not of
+///   a living process, or the table did not change meanwhile.
 ///
 /// Where the kernel cannot show every holder (inside a PID namespace, on a FUSE or network filesystem,
 /// alongside processes of other users) and does not name one, the label in the file decides:
@@ -479,7 +482,8 @@ pub unsafe extern "C" fn session_lock_holder(
 
 /// Lists every session that has a lock file in a directory, and who holds it: held ones first, then by
 /// name. Like session_lock_holder() it never takes a lock and creates nothing. A missing directory has no
-/// sessions.
+/// sessions. A lock file with more than one hard link, for which session_lock_holder() returns -EPERM, is
+/// SESSION_LOCK_UNKNOWN.
 ///
 /// @param dir      As for session_lock_acquire(), but nothing is created.
 /// @param visit    Called once for each session, in the calling thread, with no lock of the library held:
@@ -489,8 +493,8 @@ pub unsafe extern "C" fn session_lock_holder(
 /// @return 0, or whatever visit returned other than 0. Or:
 ///         -EINVAL  visit is NULL, dir is empty;
 ///         -EPERM   the directory is not safe to trust, as for session_lock_acquire();
-///         or the errno of the system call that failed (-EACCES, -ENOTDIR, ...); visit has not been
-///         called then.
+///         or the errno of the system call that failed (-EACCES, also if the directory may be read but
+///         not searched; -ENOTDIR, ...); visit has not been called then.
 ///
 /// @threads    From any thread. Not from a signal handler.
 /// @blocking   As long as it takes to read the directory and the label of each file. Not interrupted

@@ -440,6 +440,8 @@ impl Leaving {
             }
             Label::Holder(holder) if holder.is_of_here() && !holder.lives() => {
                 match holder.guardian {
+                    // Its start time was read in another time namespace.
+                    Some(pid) if holder.is_watched_by(pid) => return None,
                     Some(pid) => Leaving::Process(pid),
                     None if holder.until_exit => Leaving::Unknown,
                     None => return None,
@@ -480,7 +482,19 @@ impl Holder {
     /// Whether a guardian holds the lock, as far as the label tells: one that was killed leaves its
     /// label behind.
     pub fn is_guarded(&self) -> bool {
-        self.until_exit && self.is_of_here() && self.guardian.is_none_or(sys::process_exists)
+        let has_a_lock = |pid| {
+            let number = self.descriptor?.try_into().ok()?;
+            procfs::flock_of(pid, number)
+        };
+        // A filesystem in user space may keep its locks to itself.
+        let holds = |pid| has_a_lock(pid).is_some() || self.is_watched_by(pid);
+        self.until_exit && self.is_of_here() && self.guardian.is_none_or(holds)
+    }
+
+    /// Whether a guardian watches a process of the number that the label names, whatever its start time.
+    fn is_watched_by(&self, guardian: u32) -> bool {
+        procfs::stat(ProcId::Pid(self.pid)).is_ok_and(|stat| !stat.zombie)
+            && procfs::pidfd_target(guardian) == Some(Some(self.pid))
     }
 
     fn lives(&self) -> bool {

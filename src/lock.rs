@@ -468,6 +468,11 @@ fn lock_opened(
                     return Err(Error::Deadlock { path: file.path() });
                 }
                 wait::lock(&opened.descriptor, limits).map_err(failed)?;
+                // The host program may have closed all descriptors meanwhile, as daemons do. Then nobody
+                // has the lock, and the number may be another file's.
+                if !opened.descriptor.is_ours() {
+                    return Err(file.failed("flock", io::Error::from_raw_os_error(libc::EBADF)));
+                }
             }
             _ if after_the_guardian(opened).map_err(failed)? => {}
             None => return Err(Error::Held { path: file.path() }),

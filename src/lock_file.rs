@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -237,13 +236,12 @@ impl LockFile {
     }
 
     fn open_any(&self, dir: &Stat) -> Result<Option<(Descriptor, bool)>, Error> {
-        let open = |flags| Descriptor::open_file(|| sys::open(&self.path, flags, 0));
+        let open = |flags| open_file(&self.path, flags, 0);
         // An existing file is opened without O_CREAT: in a sticky directory the kernel refuses that
         // for another user's file (fs.protected_regular).
         let mut result = open(libc::O_RDWR).map(|descriptor| (descriptor, true));
         if errno(&result) == Some(libc::ENOENT) {
-            result =
-                Descriptor::open_file(|| self.create(dir)).map(|descriptor| (descriptor, true));
+            result = self.create(dir).map(|descriptor| (descriptor, true));
             match errno(&result) {
                 Some(libc::EEXIST) => return Ok(None),
                 Some(libc::ENOENT) if sys::stat(&self.dir.path).is_err() => return Ok(None),
@@ -274,7 +272,7 @@ impl LockFile {
     }
 
     /// Creates the file; `EEXIST` if somebody else was first.
-    fn create(&self, dir: &Stat) -> io::Result<OwnedFd> {
+    fn create(&self, dir: &Stat) -> io::Result<Descriptor> {
         if rights::is_shared(dir) {
             // The file gets its rights first and its name last, so that nobody finds it closed, and a
             // death in between leaves none. Not every filesystem has files without a name.
@@ -284,21 +282,25 @@ impl LockFile {
             }
         }
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let file = sys::open(&self.path, flags, rights::mode_in(dir))?;
-        rights::give(file.as_fd(), &self.dir.path, dir);
+        let file = open_file(&self.path, flags, rights::mode_in(dir))?;
+        rights::give(file.fd(), &self.dir.path, dir);
         Ok(file)
     }
 
-    fn create_unnamed(&self, dir: &Stat) -> io::Result<OwnedFd> {
+    fn create_unnamed(&self, dir: &Stat) -> io::Result<Descriptor> {
         // Also where the directory's name is a link, which `sys::open` does not follow.
         let mut place = self.dir.path.as_bytes().to_vec();
         place.extend_from_slice(b"/.");
-        let file =
-            sys::open(&to_c_string(place), libc::O_RDWR | libc::O_TMPFILE, rights::mode_in(dir))?;
-        rights::give(file.as_fd(), &self.dir.path, dir);
-        sys::linkat(file.as_fd(), &self.path)?;
+        let flags = libc::O_RDWR | libc::O_TMPFILE;
+        let file = open_file(&to_c_string(place), flags, rights::mode_in(dir))?;
+        rights::give(file.fd(), &self.dir.path, dir);
+        sys::linkat(file.fd(), &self.path)?;
         Ok(file)
     }
+}
+
+fn open_file(path: &CStr, flags: i32, mode: u32) -> io::Result<Descriptor> {
+    Descriptor::open_file(|| sys::open(path, flags, mode))
 }
 
 fn errno<T>(result: &io::Result<T>) -> Option<i32> {

@@ -8,30 +8,30 @@
 //! # Lock order
 //!
 //! [`FORK_LOCK`], then the lock of a [`SharedDescriptor`], then [`REGISTRY`], never the other way round;
-//! nothing else is locked while one of them is held.
+//! nothing else is locked while one of them is held, and nothing is allocated or freed: an allocator may
+//! have fork handlers of its own, and hold its locks when ours waits for `FORK_LOCK`.
 //!
 //! * `FORK_LOCK` is held shared while a descriptor is opened and entered, and exclusively around
 //!   `fork`: no child is born between the two steps. Opening can take long on a network filesystem;
-//!   then `fork` waits for it, and so does every other open. Nothing else takes this lock, so
-//!   looking a lock up and releasing it wait for neither.
+//!   then `fork` waits for it, and so does every other open. Looking a lock up and releasing it wait
+//!   for neither.
 //! * A shared descriptor's lock is held while it is looked up or opened, always under `FORK_LOCK`, so no thread
 //!   holds it when a child is born.
-//! * `REGISTRY` is held for a few instructions, for the `close` of a descriptor that is taken out,
-//!   and around `fork`, where it is taken last.
-//!
-//! Both are held by the forking thread, which is the child's only one, and it opens them again there.
+//! * `REGISTRY` is held for a few instructions, and for the `close` of a descriptor. A fork does not
+//!   wait for it, so its child may find it locked by a thread that is not there. What that thread was
+//!   about to change is whole: entries come and go under `FORK_LOCK` alone, and each part of an entry
+//!   changes at one stroke.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CString, OsStr, c_int};
 use std::io;
 use std::mem::{self, ManuallyDrop};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
 use crate::error::Error;
@@ -51,31 +51,63 @@ pub(crate) struct LockRecord {
     pub lost: AtomicBool,
 }
 
-struct Entry {
-    /// `None` in a child, where it has been closed.
-    fd: Option<OwnedFd>,
-    /// The file whose lock it is for; `None` for a descriptor of another purpose, and until the file
-    /// has been looked at.
-    file: Option<FileId>,
-    marked: bool,
-    /// `None` during a wait or a release.
-    lock: Option<Arc<LockRecord>>,
+/// What a descriptor is marked with, to tell it from another one that has its number by now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Offset,
+    Signal,
+    /// None: the number is trusted.
+    None,
 }
 
+struct Entry {
+    id: u64,
+    mark: Mark,
+    /// -1 in a child, and where it is not ours to close.
+    number: AtomicI32,
+    /// The file whose lock it is for; empty for a descriptor of another purpose, and until the file
+    /// has been looked at.
+    file: OnceLock<FileId>,
+    /// Empty during a wait.
+    lock: OnceLock<Arc<LockRecord>>,
+    /// The lock is being released.
+    taken: AtomicBool,
+    /// The descriptor is closed. A child that is born meanwhile may have it: fork copies the descriptors
+    /// before the memory (`copy_process()`).
+    ended: AtomicBool,
+    next: Option<Box<Entry>>,
+}
+
+/// The entries, in chains by their number: a chain takes one in without allocating anything.
 struct Registry {
     /// The last handle that was given; 0 before the first one.
     last: u64,
-    entries: BTreeMap<u64, Entry>,
+    chains: [Option<Box<Entry>>; CHAINS],
 }
+
+const CHAINS: usize = 256;
+
+struct Global(UnsafeCell<Mutex<Registry>>);
+
+// SAFETY: it is only reached through the mutex, but in a child of fork that has one thread.
+unsafe impl Sync for Global {}
 
 static FORK_LOCK: RwLock<()> = RwLock::new(());
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { last: 0, entries: BTreeMap::new() });
+static REGISTRY: Global = Global(UnsafeCell::new(Mutex::new(Registry::new())));
 
 fn registry() -> MutexGuard<'static, Registry> {
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+    // SAFETY: it is changed in the child's hook alone, when this thread is in fork(2).
+    let registry = unsafe { &*REGISTRY.0.get() };
+    registry.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type NoFork = RwLockReadGuard<'static, ()>;
+
 impl Registry {
+    const fn new() -> Registry {
+        Registry { last: 0, chains: [const { None }; CHAINS] }
+    }
+
     /// A number that no other lock of this process has or had. Each copy of the library counts from
     /// its own address on, so that a handle of another copy is not taken for one of ours: copies are
     /// mapped many pages apart, and there are 2^29 numbers to a page.
@@ -86,55 +118,192 @@ impl Registry {
         self.last += 1;
         self.last
     }
+
+    fn insert(&mut self, _: &NoFork, mut entry: Box<Entry>) {
+        let chain = &mut self.chains[chain_of(entry.id)];
+        entry.next = chain.take();
+        *chain = Some(entry);
+    }
+
+    /// Takes what has ended out of the chain of `id`. To be dropped when nothing is locked any more.
+    fn sweep(&mut self, _: &NoFork, id: u64) -> Option<Box<Entry>> {
+        let mut swept = None;
+        let mut at = &mut self.chains[chain_of(id)];
+        while let Some(mut entry) = at.take() {
+            if entry.ended() {
+                *at = mem::replace(&mut entry.next, swept);
+                swept = Some(entry);
+            } else {
+                at = &mut at.insert(entry).next;
+            }
+        }
+        swept
+    }
+
+    fn chain(&self, number: usize) -> impl Iterator<Item = &Entry> {
+        let mut at = &self.chains[number];
+        std::iter::from_fn(move || {
+            let entry = at.as_deref()?;
+            at = &entry.next;
+            Some(entry)
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        (0..CHAINS).flat_map(|number| self.chain(number))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.all().filter(|entry| !entry.ended())
+    }
+
+    fn find(&self, id: u64) -> Option<&Entry> {
+        self.chain(chain_of(id)).find(|entry| entry.id == id && !entry.ended())
+    }
+}
+
+fn chain_of(id: u64) -> usize {
+    // What is cut off are multiples of the length.
+    id as usize % CHAINS
 }
 
 // A descriptor number that the host program has closed behind our back may by now be another file's.
 // So each description carries a mark that tells it from all others: its file offset, which we do not
 // use (labels are read and written at given positions). It stays below 2 GiB, which every filesystem
 // can seek to, and above what a file of another purpose would be at.
-fn mark(id: u64) -> libc::off_t {
+fn offset_mark(id: u64) -> libc::off_t {
     const BASE: libc::off_t = 1 << 30;
-    BASE | (id as libc::off_t & (BASE - 1))
+    BASE | (scattered(id) >> 34) as libc::off_t
+}
+
+// What has no offset has the number of a signal for `O_ASYNC` (F_SETSIG, fcntl(2)), which we do not use
+// either. It is 0 elsewhere.
+fn signal_mark(id: u64) -> c_int {
+    1 + (scattered(id) >> 58) as c_int
+}
+
+/// Fibonacci hashing: numbers that are near each other, and those of another copy of the library, get
+/// first bits of their own.
+fn scattered(id: u64) -> u64 {
+    id.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl Entry {
+    fn new(mark: Mark) -> Box<Entry> {
+        Box::new(Entry {
+            id: 0,
+            mark,
+            number: AtomicI32::new(-1),
+            file: OnceLock::new(),
+            lock: OnceLock::new(),
+            taken: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            next: None,
+        })
+    }
+
+    /// Makes it the entry of an open descriptor, and marks that.
+    fn set(&mut self, mut fd: OwnedFd) -> io::Result<()> {
+        if fd.as_raw_fd() <= libc::STDERR_FILENO {
+            // A program that has closed its standard descriptors may go on using their numbers.
+            fd = sys::fcntl_dupfd(fd.as_fd(), libc::STDERR_FILENO + 1)?;
+        }
+        self.id = registry().next_handle();
+        match self.mark {
+            Mark::Offset => sys::lseek_set(fd.as_fd(), offset_mark(self.id))?,
+            Mark::Signal if sys::fcntl_setsig(fd.as_fd(), signal_mark(self.id)).is_err() => {
+                self.mark = Mark::None;
+            }
+            Mark::Signal | Mark::None => {}
+        }
+        *self.number.get_mut() = fd.into_raw_fd();
+        Ok(())
+    }
+
+    /// Enters it. No fork may have begun since its descriptor was opened.
+    fn enter(self: Box<Self>, no_fork: &NoFork) -> Descriptor {
+        let descriptor = Descriptor { id: self.id, number: self.number() };
+        registry().insert(no_fork, self);
+        descriptor
+    }
+
     fn number(&self) -> RawFd {
-        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Gives the descriptor to the caller, if there still is one.
+    fn take_fd(&self) -> Option<OwnedFd> {
+        match self.number.swap(-1, Ordering::Relaxed) {
+            -1 => None,
+            // SAFETY: the number came from an `OwnedFd`, and nobody gets it a second time.
+            number => Some(unsafe { OwnedFd::from_raw_fd(number) }),
+        }
+    }
+
+    /// Closes the descriptor. To be called once.
+    fn close(&self) {
+        if self.number() != -1 {
+            // SAFETY: the number came from an `OwnedFd`, and nobody closes it a second time.
+            drop(unsafe { OwnedFd::from_raw_fd(self.number()) });
+        }
+    }
+
+    /// Whether its number is the description that was opened for it, as far as the mark tells.
+    fn has_mark(&self) -> Option<bool> {
+        let number = self.number();
+        match self.mark {
+            _ if number == -1 => Some(false),
+            Mark::None => None,
+            Mark::Offset => Some(sys::lseek_cur(number) == Some(offset_mark(self.id))),
+            Mark::Signal => match sys::fcntl_getsig(number) {
+                Ok(signal) => Some(signal == signal_mark(self.id)),
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => Some(false),
+                Err(_) => None,
+            },
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The lock that was handed out and has not been taken back.
+    fn lock(&self) -> Option<&Arc<LockRecord>> {
+        self.lock.get().filter(|_| !self.taken.load(Ordering::Relaxed))
     }
 }
 
 impl Registry {
     /// Whether an entry's number still is the description that was opened for it.
-    fn is_ours(&self, id: u64, entry: &Entry) -> bool {
-        let number = entry.number();
-        if !entry.marked || sys::lseek_cur(number) == Some(mark(id)) {
+    fn is_ours(&self, entry: &Entry) -> bool {
+        if entry.has_mark().unwrap_or(true) {
             return true;
         }
+        let number = entry.number();
         // The host program has moved the offset: it has read or written through a number that it takes
         // for its own. The lock must still be released. A descriptor of this very file with the flags
         // that we open with is not one that the host would have opened. (F_GETFL shows O_NOFOLLOW:
         // do_dentry_open() clears only O_CREAT, O_EXCL, O_NOCTTY and O_TRUNC.) But it may be a later
         // one of ours.
         const FLAGS: c_int = sys::OPEN_FLAGS & (libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        entry.file.is_some()
-            && sys::fcntl_getfl(number).is_some_and(|flags| flags & FLAGS == FLAGS)
-            && sys::fstat_number(number).ok().map(|stat| stat.id) == entry.file
-            && !self.entries.iter().any(|(&other, entry)| other != id && entry.number() == number)
+        entry.file.get().is_some_and(|&file| {
+            sys::fcntl_getfl(number).is_some_and(|flags| flags & FLAGS == FLAGS)
+                && sys::fstat_number(number).is_ok_and(|stat| stat.id == file)
+                && !self.entries().any(|other| other.id != entry.id && other.number() == number)
+        })
     }
 
     /// Closes an entry's descriptor, unless the number has become somebody else's.
-    fn close(&mut self, id: u64) {
-        let Some(entry) = self.entries.get(&id) else { return };
-        let ours = self.is_ours(id, entry);
-        let fd = self.entries.get_mut(&id).and_then(|entry| entry.fd.take());
-        if let Some(fd) = fd.filter(|_| !ours) {
-            let _ = fd.into_raw_fd();
+    fn close(&self, entry: &Entry) {
+        if self.is_ours(entry) {
+            entry.close();
         }
     }
 }
 
 /// An open descriptor with its entry in the registry; dropped, both end.
 pub(crate) struct Descriptor {
+    /// 0: none.
     id: u64,
     number: RawFd,
 }
@@ -142,33 +311,20 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     /// Opens a lock file and enters it.
     pub fn open_file(open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Descriptor> {
-        Descriptor::open(open, true)
+        Descriptor::open(open, Mark::Offset)
     }
 
     /// Opens something that has no file offset to mark it with.
     pub fn open_other(open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Descriptor> {
-        Descriptor::open(open, false)
+        Descriptor::open(open, Mark::Signal)
     }
 
-    fn open(open: impl FnOnce() -> io::Result<OwnedFd>, marked: bool) -> io::Result<Descriptor> {
-        let _no_fork = no_fork()?;
-        Descriptor::enter(open()?, marked)
-    }
-
-    /// Enters an open descriptor. No fork may begin between the opening and the end of this call.
-    fn enter(mut fd: OwnedFd, marked: bool) -> io::Result<Descriptor> {
-        if fd.as_raw_fd() <= libc::STDERR_FILENO {
-            // A program that has closed its standard descriptors may go on using their numbers.
-            fd = sys::fcntl_dupfd(fd.as_fd(), libc::STDERR_FILENO + 1)?;
-        }
-        let number = fd.as_raw_fd();
-        let mut registry = registry();
-        let id = registry.next_handle();
-        if marked {
-            sys::lseek_set(fd.as_fd(), mark(id))?;
-        }
-        registry.entries.insert(id, Entry { fd: Some(fd), file: None, marked, lock: None });
-        Ok(Descriptor { id, number })
+    /// `open` is to allocate nothing, and to free nothing.
+    fn open(open: impl FnOnce() -> io::Result<OwnedFd>, mark: Mark) -> io::Result<Descriptor> {
+        let mut entry = Entry::new(mark);
+        let no_fork = no_fork()?;
+        entry.set(open()?)?;
+        Ok(entry.enter(&no_fork))
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -184,25 +340,24 @@ impl Descriptor {
 
     /// Notes which file it is a descriptor of.
     pub fn set_file(&self, file: FileId) {
-        if let Some(entry) = registry().entries.get_mut(&self.id) {
-            entry.file = Some(file);
+        if let Some(entry) = registry().find(self.id) {
+            let _ = entry.file.set(file);
         }
     }
 
     /// Whether the number still is the description that was opened.
     pub fn is_ours(&self) -> bool {
         let registry = registry();
-        registry.entries.get(&self.id).is_some_and(|entry| registry.is_ours(self.id, entry))
+        registry.find(self.id).is_some_and(|entry| registry.is_ours(entry))
     }
 
     /// Makes it a lock that has been handed out; the answer is its handle. `None` in a child that
     /// was forked by a signal handler during the wait: there it has been closed.
     pub fn hand_out(self, lock: Arc<LockRecord>) -> Option<u64> {
-        let mut registry = registry();
-        let entry = registry.entries.get_mut(&self.id)?;
-        entry.fd.as_ref()?;
-        entry.file = Some(lock.file);
-        entry.lock = Some(lock);
+        let registry = registry();
+        let entry = registry.find(self.id).filter(|entry| entry.number() != -1)?;
+        let _ = entry.lock.set(lock);
+        drop(registry);
         let id = self.id;
         mem::forget(self);
         Some(id)
@@ -210,24 +365,37 @@ impl Descriptor {
 
     /// Closes it without another look at whose it is by now.
     pub fn close(self) {
-        let mut registry = registry();
-        // Closed before the registry is unlocked: no child is born in between.
-        drop(registry.entries.remove(&self.id));
+        self.end(|_, entry| entry.close());
         mem::forget(self);
     }
 
     /// Takes the descriptor out of the registry: it is the caller's from now on.
     pub fn into_fd(self) -> Option<OwnedFd> {
-        registry().entries.remove(&self.id)?.fd
+        let mut fd = None;
+        self.end(|_, entry| fd = entry.take_fd());
+        mem::forget(self);
+        fd
+    }
+
+    /// Ends the entry, with its descriptor as `last` does. Waits for no fork: where one is under way, the
+    /// entry is left for the next one that ends in its chain.
+    fn end(&self, last: impl FnOnce(&Registry, &Entry)) {
+        let no_fork = FORK_LOCK.try_read().ok();
+        let mut registry = registry();
+        if let Some(entry) = registry.find(self.id) {
+            last(&registry, entry);
+            entry.ended.store(true, Ordering::Relaxed);
+        }
+        let swept = no_fork.as_ref().and_then(|no_fork| registry.sweep(no_fork, self.id));
+        drop(registry);
+        drop(no_fork);
+        drop(swept);
     }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // Closed before the registry is unlocked: no child is born in between.
-        let mut registry = registry();
-        registry.close(self.id);
-        registry.entries.remove(&self.id);
+        self.end(Registry::close);
     }
 }
 
@@ -241,16 +409,24 @@ impl SharedDescriptor {
 
     /// The one that is in use, or else a new one: only one, too, if many ask at once.
     pub fn get(&self, open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Arc<Descriptor>> {
-        let _no_fork = no_fork()?;
+        // Made before anything is locked, and dropped after that.
+        let mut entry = Entry::new(Mark::Signal);
+        let mut new = Arc::new(Descriptor { id: 0, number: -1 });
+        let (known, _old);
+        let no_fork = no_fork()?;
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A child of fork has closed its parent's.
         if shared.0 == forks() {
-            if let Some(known) = shared.1.upgrade() {
-                return Ok(known);
+            known = shared.1.upgrade();
+            if let Some(known) = known.as_ref().filter(|known| known.is_ours()) {
+                return Ok(Arc::clone(known));
             }
         }
-        let new = Arc::new(Descriptor::enter(open()?, false)?);
-        *shared = (forks(), Arc::downgrade(&new));
+        entry.set(open()?)?;
+        if let Some(new) = Arc::get_mut(&mut new) {
+            *new = entry.enter(&no_fork);
+        }
+        _old = mem::replace(&mut *shared, (forks(), Arc::downgrade(&new)));
         Ok(new)
     }
 }
@@ -267,12 +443,12 @@ fn not_owner(lock: &LockRecord) -> Error {
 /// closed behind our back.
 pub(crate) fn get(handle: u64) -> Result<(RawFd, Arc<LockRecord>), Error> {
     let registry = registry();
-    let entry = registry.entries.get(&handle).ok_or(Error::BadHandle)?;
-    let lock = entry.lock.as_ref().ok_or(Error::BadHandle)?;
-    if entry.fd.is_none() || lock.owner != sys::getpid() {
+    let entry = registry.find(handle).ok_or(Error::BadHandle)?;
+    let lock = entry.lock().ok_or(Error::BadHandle)?;
+    if entry.number() == -1 || lock.owner != sys::getpid() {
         return Err(not_owner(lock));
     }
-    if !registry.is_ours(handle, entry) {
+    if !registry.is_ours(entry) {
         return Err(Error::Stale { path: to_path(lock), source: None });
     }
     Ok((entry.number(), Arc::clone(lock)))
@@ -280,14 +456,18 @@ pub(crate) fn get(handle: u64) -> Result<(RawFd, Arc<LockRecord>), Error> {
 
 /// Ends a handle: from now on nobody else can use it.
 pub(crate) fn take(handle: u64) -> Result<(Descriptor, Arc<LockRecord>), Error> {
-    let mut registry = registry();
-    let entry = registry.entries.get_mut(&handle).ok_or(Error::BadHandle)?;
-    let lock = entry.lock.take().ok_or(Error::BadHandle)?;
-    let number = entry.number();
+    let registry = registry();
+    let entry = registry.find(handle).ok_or(Error::BadHandle)?;
+    let lock = Arc::clone(entry.lock().ok_or(Error::BadHandle)?);
+    entry.taken.store(true, Ordering::Relaxed);
+    if lock.owner != sys::getpid() {
+        // In a child of _Fork(3) or a bare clone(2), for which no hook ran, and which may share its
+        // parent's descriptors.
+        entry.number.store(-1, Ordering::Relaxed);
+    }
+    let descriptor = Descriptor { id: handle, number: entry.number() };
     drop(registry);
-    let descriptor = Descriptor { id: handle, number };
-    // The second half is for a child of _Fork(3) or a bare clone(2), for which no hook ran.
-    if number == -1 || lock.owner != sys::getpid() {
+    if descriptor.number == -1 {
         return Err(not_owner(&lock));
     }
     Ok((descriptor, lock))
@@ -296,21 +476,21 @@ pub(crate) fn take(handle: u64) -> Result<(Descriptor, Arc<LockRecord>), Error> 
 /// Whether this process holds a lock on the file.
 pub(crate) fn holds(file: FileId) -> bool {
     let me = sys::getpid();
+    let registry = registry();
     let holds = |entry: &Entry| {
-        entry.fd.is_some()
-            && entry.lock.as_ref().is_some_and(|lock| lock.owner == me && lock.file == file)
+        entry.lock().is_some_and(|lock| lock.owner == me && lock.file == file)
+            && registry.is_ours(entry)
     };
-    registry().entries.values().any(holds)
+    registry.entries().any(holds)
 }
 
 // ----------------------------------------------------------------------------------------- fork
 
-type Guards = (RwLockWriteGuard<'static, ()>, MutexGuard<'static, Registry>);
-
 thread_local! {
-    // What `prepare` took and the two others give back. Without a destructor of its own, so that a
+    // What `prepare` took and one of the two others gives back. Without a destructor of its own, so that a
     // fork in a thread's last moments finds it, too.
-    static FORKING: Cell<Option<ManuallyDrop<Guards>>> = const { Cell::new(None) };
+    static FORKING: Cell<Option<ManuallyDrop<RwLockWriteGuard<'static, ()>>>> =
+        const { Cell::new(None) };
 }
 
 /// How often this process and those before it were forked.
@@ -327,9 +507,10 @@ static HOOKS_ERROR: AtomicI32 = AtomicI32::new(0);
 
 /// The hooks are registered when the library is loaded. The handlers of pthread_atfork(3) that prepare
 /// a fork run in the reverse order of their registration, so those of the host program run before
-/// ours: what they wait for may be held by a thread that is inside this library.
+/// ours: what they wait for may be held by a thread that is inside this library. In a static program the
+/// priority, the first one that is not the C library's, puts this before the host's constructors.
 #[used]
-#[unsafe(link_section = ".init_array")]
+#[unsafe(link_section = ".init_array.00101")]
 static AT_LOAD: extern "C" fn() = {
     extern "C" fn at_load() {
         HOOKS.call(register);
@@ -347,7 +528,7 @@ fn fork_hooks() -> io::Result<()> {
 }
 
 /// Keeps any fork from beginning.
-fn no_fork() -> io::Result<RwLockReadGuard<'static, ()>> {
+fn no_fork() -> io::Result<NoFork> {
     fork_hooks()?;
     Ok(FORK_LOCK.read().unwrap_or_else(PoisonError::into_inner))
 }
@@ -362,7 +543,7 @@ extern "C" fn register() {
 
 extern "C" fn prepare() {
     let fork_lock = FORK_LOCK.write().unwrap_or_else(PoisonError::into_inner);
-    FORKING.set(Some(ManuallyDrop::new((fork_lock, registry()))));
+    FORKING.set(Some(ManuallyDrop::new(fork_lock)));
 }
 
 extern "C" fn parent() {
@@ -373,14 +554,19 @@ extern "C" fn parent() {
 /// async-signal-safe calls, so nothing is allocated and nothing is freed.
 extern "C" fn child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
-    let Some((fork_lock, mut registry)) = FORKING.take().map(ManuallyDrop::into_inner) else {
-        return;
-    };
-    let mut next = 0;
-    while let Some((&id, _)) = registry.entries.range(next..).next() {
-        registry.close(id);
-        next = id + 1;
+    let Some(fork_lock) = FORKING.take().map(ManuallyDrop::into_inner) else { return };
+    // SAFETY: this is the only thread, and it is in fork(2).
+    let mutex = unsafe { &mut *REGISTRY.0.get() };
+    let registry = mutex.get_mut().unwrap_or_else(PoisonError::into_inner);
+    for entry in registry.all() {
+        let open =
+            if entry.ended() { entry.has_mark() == Some(true) } else { registry.is_ours(entry) };
+        if open {
+            entry.close();
+        }
+        entry.number.store(-1, Ordering::Relaxed);
     }
-    drop(registry);
+    // The old one may be locked by a thread of the parent.
+    *mutex = Mutex::new(mem::replace(registry, Registry::new()));
     drop(fork_lock);
 }

@@ -92,7 +92,7 @@ pub(crate) fn lock(fd: &Descriptor, limits: &WaitLimits<'_>) -> Result<(), WaitE
     }
     let signals = block_signals()?;
     match Blocked::start(fd, &signals).map(|blocked| blocked.wait(fd, limits, &signals)) {
-        Ok(Err(WaitError::Failed(_, error))) if sys::cannot_block(&error) => {}
+        Ok(Err(WaitError::Failed(_, error))) if is_of_no_use(&error) => {}
         Ok(result) => return result,
         // No thread (RLIMIT_NPROC), or none that could be cancelled, or no descriptor for it.
         Err(_) => {}
@@ -102,6 +102,12 @@ pub(crate) fn lock(fd: &Descriptor, limits: &WaitLimits<'_>) -> Result<(), WaitE
 
 fn block_signals() -> Result<BlockedSignals, WaitError> {
     BlockedSignals::new().map_err(|error| WaitError::Failed("pthread_sigmask", error))
+}
+
+/// Whether a thread in `flock` cannot help: the filesystem does not let it wait, or there is no memory for
+/// it to tell that it ends.
+fn is_of_no_use(error: &io::Error) -> bool {
+    sys::cannot_block(error) || error.raw_os_error() == Some(libc::ENOMEM)
 }
 
 fn flock_failed(error: io::Error) -> WaitError {
@@ -157,6 +163,10 @@ impl WaitLimits<'_> {
         let done = thread.map(|thread| thread.shared.done.fd());
         let library_signals = thread.map(|thread| thread.library_signals.fd());
         match sys::ppoll([done, self.cancel, library_signals], timeout, signals) {
+            // The host program has closed what is not its own: nothing would tell of the lock.
+            Ok([done, _, library_signals]) if done.invalid || library_signals.invalid => {
+                Err(WaitError::Failed("ppoll", io::Error::from_raw_os_error(libc::EBADF)))
+            }
             Ok([done, ..]) if done.event => Ok(true),
             Ok([_, cancel, _]) if cancel.invalid => Err(WaitError::BadCancel),
             Ok([_, cancel, _]) if cancel.event => Err(WaitError::Cancelled),
@@ -318,8 +328,13 @@ impl Blocked {
 
     /// Waits for the thread's end, or for some other reason to look.
     fn ends_within(&self, patience: Duration) -> bool {
-        let done = sys::ppoll([Some(self.shared.done.fd())], Some(patience), None);
-        done.is_ok_and(|[done]| done.event)
+        match sys::ppoll([Some(self.shared.done.fd())], Some(patience), None) {
+            Ok([done]) if done.invalid => {
+                std::thread::sleep(patience);
+                false
+            }
+            result => result.is_ok_and(|[done]| done.event),
+        }
     }
 
     /// Whether the thread is asleep in `flock`. Once it has been cancelled, it is not, unless nothing
@@ -335,12 +350,20 @@ impl Blocked {
 
 /// The thread. Whatever stands here must have no destructor, and allocate nothing.
 extern "C-unwind" fn block_in_flock(argument: *mut c_void) -> *mut c_void {
-    // SAFETY: `EXIT` was made ready before the thread was started; this thread's reference, which the
-    // destructor drops, is in `argument`.
-    unsafe { EXIT.set(argument) };
     // SAFETY: from `Arc::into_raw`; this thread's reference lives until the key's destructor runs,
     // after this function.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
+    // SAFETY: `EXIT` was made ready before the thread was started; this thread's reference, which the
+    // destructor drops, is in `argument`.
+    if !unsafe { EXIT.set(argument) } {
+        // The write(2) to tell it is a cancellation point.
+        // SAFETY: a null pointer is allowed.
+        unsafe { nounwind::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, ptr::null_mut()) };
+        shared.answer.store(libc::ENOMEM, Ordering::Release);
+        // SAFETY: the destructor will not run, and `shared` is not used any more.
+        unsafe { drop_share(argument) };
+        return ptr::null_mut();
+    }
     shared.tid.store(sys::gettid(), Ordering::Relaxed);
     // SAFETY: a null pointer is allowed. From here to the call's counterpart below, this thread
     // holds nothing that being cut off anywhere could leave half done.

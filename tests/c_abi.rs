@@ -27,6 +27,7 @@ claims! {
     cancel_fd_ends_the_wait
     cancelled_thread_loses_nothing
     change_of_credentials_ends_no_wait
+    child_with_its_parents_descriptors_cannot_touch_the_lock
     closed_descriptor_is_stale
     dead_holders_label_misleads_nobody
     dead_parents_lock_is_free_while_its_child_lives
@@ -44,12 +45,14 @@ claims! {
     helper_thread_runs_no_handler
     holder_info_has_any_size
     host_may_fork_with_a_mutex_it_holds_around_calls
+    host_may_fork_with_its_allocator_locked
     hosts_fork_handler_may_call_the_library
     hosts_with_large_thread_storage_can_wait
     idle_wait_costs_nothing
     killed_holders_lock_is_free_once_reaped
     label_of_a_namespaces_first_process_is_its_own
     lease_of_another_process_only_delays
+    library_loaded_late_serves_a_fork_handler
     list_visits_every_session
     many_locks_are_released_in_any_order
     many_threads_wait_while_others_fork
@@ -57,11 +60,13 @@ claims! {
     path_fits_or_is_left_alone
     races_with_a_grant_settle
     release_by_another_thread
+    release_waits_for_no_fork_that_is_held_up
     release_waits_for_no_open_and_no_fork
     signal_at_the_start_ends_the_wait
     signal_handler_ends_the_wait
     signal_handler_restarts_the_endless_wait
     starved_thread_leaves_the_queue_with_its_wait
+    thread_with_descriptors_of_its_own_can_wait
     threads_with_small_stacks_can_wait
     timed_out_wait_leaves_the_queue
     token_rises_when_the_clock_is_set_back
@@ -74,6 +79,7 @@ claims! {
     wait_leaks_nothing
     wait_needs_no_libgcc
     wait_needs_no_thread
+    wait_needs_no_thread_specific_data
     waits_share_all_but_two_descriptors
 }
 
@@ -91,6 +97,8 @@ const BUILDS: &[(&str, &[&str])] = &[
             "-DSTORAGE=200",
         ],
     ),
+    // Linked as well with the static library, whose constructors stand among the program's.
+    ("hosts_fork_handler_may_call_the_library", &["", "-l:libsession_lock.a"]),
     ("wait_needs_no_libgcc", &["-static-libgcc -l:libsession_lock.a"]),
 ];
 
@@ -179,11 +187,14 @@ const EXCEPTIONS: &[Exception] = &[
         claims: &[
             "dlclose_leaves_the_library_mapped",
             "grant_at_the_last_moment_is_not_lost",
+            "host_may_fork_with_its_allocator_locked",
+            "library_loaded_late_serves_a_fork_handler",
             "release_waits_for_no_open_and_no_fork",
             "signal_at_the_start_ends_the_wait",
             "two_copies_do_not_know_each_others_handles",
             "wait_needs_no_libgcc",
             "wait_needs_no_thread",
+            "wait_needs_no_thread_specific_data",
         ],
         tools: &TOOLS,
         why: "it needs a dynamic linker: it loads a library, or has a function of libc's in front of libc's own",
@@ -202,6 +213,12 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         when: When::Never,
+        claims: &["host_may_fork_with_its_allocator_locked"],
+        tools: &[&MEMCHECK, &HELGRIND, &ADDRESS, &THREAD],
+        why: "it has an allocator of its own, and so has the tool",
+    },
+    Exception {
+        when: When::Never,
         claims: &["wait_needs_no_thread"],
         tools: &[&HELGRIND],
         why: "it takes a thread that cannot be started for an error",
@@ -211,6 +228,12 @@ const EXCEPTIONS: &[Exception] = &[
         claims: &["change_of_credentials_ends_no_wait"],
         tools: &[&MEMCHECK, &HELGRIND],
         why: "valgrind runs out of stack when glibc's own signal comes while a call blocks",
+    },
+    Exception {
+        when: When::Never,
+        claims: &["child_with_its_parents_descriptors_cannot_touch_the_lock"],
+        tools: &[&MEMCHECK, &HELGRIND],
+        why: "valgrind ends a program that calls clone(2) itself",
     },
     Exception {
         when: When::Never,
@@ -275,18 +298,22 @@ const EXCEPTIONS: &[Exception] = &[
             "killed_holders_lock_is_free_once_reaped",
             "label_of_a_namespaces_first_process_is_its_own",
             "lease_of_another_process_only_delays",
+            "library_loaded_late_serves_a_fork_handler",
             "many_locks_are_released_in_any_order",
             "no_descriptor_is_a_standard_one",
             "path_fits_or_is_left_alone",
             "release_by_another_thread",
+            "release_waits_for_no_fork_that_is_held_up",
             "release_waits_for_no_open_and_no_fork",
             "signal_at_the_start_ends_the_wait",
             "signal_handler_restarts_the_endless_wait",
             "starved_thread_leaves_the_queue_with_its_wait",
+            "thread_with_descriptors_of_its_own_can_wait",
             "threads_with_small_stacks_can_wait",
             "two_copies_do_not_know_each_others_handles",
             "two_processes_never_both_hold",
             "version_is_the_packages",
+            "wait_needs_no_thread_specific_data",
         ],
         tools: &[&MEMCHECK],
         why: "it goes through code that others go through under the same tool",

@@ -15,22 +15,23 @@
 //! | the same, and that process has ended | free, not confirmed: the guardian has not noticed yet |
 //! | the table names somebody, and others have the lock | held, orphaned |
 //! | the table names somebody, and nobody has the lock who can be seen | held |
-//! | the table names nobody, is complete, and sees everybody | free |
+//! | the table names nobody, is short and complete, and sees everybody | free |
 //! | a search of all descriptors finds who has the lock | held, as above |
-//! | the same finds nobody, and has seen everybody | free |
+//! | the same finds nobody, and could look at everybody; and the table is at rest, or the label is not of a living process | free |
 //! | else: the label is cleared, or there is no file | free, not confirmed |
 //! | else: the label is of a process that lives, here | held, not confirmed |
+//! | else: the table sees everybody, and is at rest | free, not confirmed |
 //! | else | unknown |
 //!
-//! When the table is *complete* is said in `lock_table`. It *sees everybody* in the initial PID
-//! namespace with its own `/proc`, on a filesystem whose locks the local kernel keeps. So what decides
-//! depends on the place:
+//! When the table is *complete*, and when it is *at rest*, is said in `lock_table`. It *sees everybody* in
+//! the initial PID namespace with its own `/proc`, on a filesystem whose locks the local kernel keeps. So
+//! what decides depends on the place:
 //!
 //! | place | what decides |
 //! |---|---|
 //! | the initial PID namespace, a local filesystem; also in a user namespace | the descriptor, the table, or a search |
-//! | the same, with `hidepid`, or beside other users' processes | the table. That a process is dead is known from `kill(2)`, and the command only from the label. A search is not complete, so in a storm of other locks the label has the last word |
-//! | btrfs, overlayfs with layers on different filesystems | the table, where the mount's device stands; two files of the same number are told apart by the descriptors of those who are named. If these may not be looked at, they are believed |
+//! | the same, with `hidepid`, or beside other users' processes | the table. That a process is dead is known from `kill(2)`, and the command only from the label. A search is not complete: where the table is long, the label has the last word |
+//! | btrfs, overlayfs with layers on different filesystems | the table, where the mount's device stands; two files of the same number are told apart by the descriptors of those who are named. Where these do not tell, the label: held, not confirmed, or unknown |
 //! | a PID namespace | the descriptor and the table for holders in it; the table hides those outside, and a taker that is dead: then the label |
 //! | a PID namespace with the outer `/proc` | the table for who holds it (a PID only for those inside), the label for who does not |
 //! | no `/proc`, or one of `subset=pid` | the label: free or unknown |
@@ -192,12 +193,13 @@ fn settle(file: &File<'_>, mut holder: Holder) -> Holder {
 }
 
 /// Lists every session that has a lock file in the directory (`dir` as in [`holder()`]): held ones first,
-/// then by name. A missing directory has none. The kernel's table is read once for all of them.
+/// then by name. A missing directory has none. A lock file with several hard links, about which
+/// [`holder()`] says nothing, is unknown. The kernel's table is read once for all of them.
 ///
 /// # Errors
 ///
-/// [`Error::Os`] if the directory cannot be read, [`Error::Untrusted`] if it is not safe to trust;
-/// [`Error::InvalidArgument`].
+/// [`Error::Os`] if the directory cannot be read or a file in it cannot be looked at,
+/// [`Error::Untrusted`] if the directory is not safe to trust; [`Error::InvalidArgument`].
 pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
     let directory = Directory::new(dir)?;
     directory.trusted()?;
@@ -216,7 +218,18 @@ pub fn list(dir: Option<&Path>) -> Result<Vec<Session>, Error> {
         let entry = entry.map_err(|error| failed("getdents64", error))?;
         let Some(name) = session_name::session(&entry.file_name()) else { continue };
         let path = to_c_string(entry.path().into_os_string().into_vec());
-        let Some(stat) = sys::lstat(&path).ok().filter(Stat::is_file) else { continue };
+        let stat = match sys::lstat(&path) {
+            Ok(stat) if stat.is_file() => stat,
+            Ok(_) => continue,
+            // Somebody has just deleted it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            Err(source) => return Err(Error::Os { path: to_path(&path), call: "lstat", source }),
+        };
+        if stat.links > 1 {
+            // It could be the lock of several sessions, and is one that nobody is given.
+            sessions.push(Session { name, holder: Holder::default() });
+            continue;
+        }
         // A file can be mounted from elsewhere, or be in another layer.
         let own = stat.id.dev != dev;
         let filesystem = if own { Filesystem::of(&path, stat.id.dev) } else { filesystem };

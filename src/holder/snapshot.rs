@@ -101,27 +101,24 @@ impl Snapshot {
         self.table.get_or_insert_with(|| LockTable::read(None).unwrap_or_default())
     }
 
-    /// What the kernel's table says of a file.
-    fn record(&mut self, file: &File<'_>) -> Record {
+    /// What the kernel's table says of a file; false if it may be about another one of the same number.
+    fn record(&mut self, file: &File<'_>) -> (Record, bool) {
         let mut record = self.table().record(file.in_table());
-        if file.is_ambiguous() && !record.takers.is_empty() {
-            self.sort_out(&mut record, file);
+        if !file.is_ambiguous() || record.takers.is_empty() {
+            return (record, true);
         }
-        record
-    }
-
-    /// Keeps those who took the lock of this very file, if that can be known.
-    fn sort_out(&mut self, record: &mut Record, file: &File<'_>) {
         let its = |&pid: &u32| self.has_locked(pid, file) == Some(true);
         let own: Vec<u32> = record.takers.iter().copied().filter(its).collect();
         if !own.is_empty() {
             record.takers = own;
-        } else {
-            let search = self.search(file);
-            if search.pids.is_empty() && search.complete {
-                *record = Record::default();
-            }
+            return (record, true);
         }
+        let another = |&pid: &u32| self.has_locked_another(pid, file);
+        if record.takers.iter().all(another) {
+            return (Record::default(), true);
+        }
+        let known = !self.search(file).pids.is_empty();
+        (record, known)
     }
 
     /// Whether the kernel shows every holder of a lock on this filesystem.
@@ -137,16 +134,20 @@ impl Snapshot {
                 return holder;
             }
         }
-        let record = self.record(file);
+        let (record, known) = self.record(file);
         let remote = file.filesystem.remote;
         // There, what another host has written since then is right.
         let from_elsewhere = matches!(&label, Label::Holder(label) if !label.is_of_this_boot());
         let mut holder = if remote && from_elsewhere {
             self.by_label(&label)
+        } else if !known {
+            let mut holder = self.by_label(&label);
+            if holder.state == State::Free {
+                holder.state = State::Unknown;
+            }
+            holder
         } else if !record.takers.is_empty() {
             self.by_takers(&record.takers, &label, file)
-        } else if self.sees_everybody(&file.filesystem) && self.table().complete {
-            Holder { state: State::Free, confirmed: true, ..Holder::default() }
         } else {
             self.by_search(&label, file)
         };
@@ -161,7 +162,7 @@ impl Snapshot {
     pub fn waiters(&mut self, file: &File<'_>) -> u32 {
         let in_table = file.in_table();
         self.table.get_or_insert_with(|| LockTable::read(Some(in_table)).unwrap_or_default());
-        self.record(file).waiters
+        self.record(file).0.waiters
     }
 
     /// The descriptor that the label names has the lock: of the process itself, or of its guardian. To
@@ -178,21 +179,35 @@ impl Snapshot {
         self.lives(label, label.pid).then(|| self.held_by(label, Some(label.pid)))
     }
 
-    /// The table names nobody, which proves nothing.
+    /// The table names nobody, which proves nothing if it is long. A search that finds nobody does, but for a
+    /// lock that is on its way in a socket, or in a thread's own table of descriptors: so a label of a living
+    /// process is believed, unless the table is at rest.
     fn by_search(&mut self, label: &Label, file: &File<'_>) -> Holder {
+        let free = Holder { state: State::Free, confirmed: true, ..Holder::default() };
+        let everybody = self.sees_everybody(&file.filesystem);
+        let at_rest = everybody && self.table().at_rest;
+        let mut searched = false;
         if self.own_proc && file.filesystem.local {
             if let Some(holder) = self.by_descriptor(label, file) {
                 return holder;
+            }
+            if everybody && self.table().complete {
+                return free;
             }
             let search = self.search(file);
             if !search.pids.is_empty() {
                 return self.by_takers(&search.pids, label, file);
             }
-            if search.complete && self.sees_everybody(&file.filesystem) {
-                return Holder { state: State::Free, confirmed: true, ..Holder::default() };
-            }
+            searched = search.complete && self.table().is_known();
         }
-        self.by_label(label)
+        let told = self.by_label(label);
+        if everybody && searched && (at_rest || told.state != State::Held) {
+            return free;
+        }
+        if at_rest && told.state == State::Unknown {
+            return Holder { confirmed: false, ..free };
+        }
+        told
     }
 
     /// Only the label is left.
@@ -227,7 +242,7 @@ impl Snapshot {
             if number.is_none_or(|number| self.lives(label, number)) {
                 return self.held_by(label, number);
             }
-            if label.until_exit {
+            if label.until_exit && self.is_about_to_leave(label) {
                 return Holder { state: State::Free, ..Holder::default() };
             }
         }
@@ -336,10 +351,29 @@ impl Snapshot {
         answer
     }
 
+    /// Whether a process has the lock of another file that the table calls by the same number.
+    fn has_locked_another(&mut self, pid: u32, file: &File<'_>) -> bool {
+        self.has_locked(pid, file) == Some(false)
+            && self.seen(pid).locked.iter().flatten().flatten().any(|locked| {
+                locked.file == Some(file.in_table()) && file.is_locked_by(locked) == Some(false)
+            })
+    }
+
+    /// Whether the guardian that the label names has nobody to hold the lock for any more, as far as may be
+    /// looked at.
+    fn is_about_to_leave(&mut self, label: &label::Holder) -> bool {
+        let Some(guardian) = label.guardian else { return true };
+        if !self.own_proc || label.pidns != self.pidns {
+            return true;
+        }
+        let guards = |target: Option<u32>| target.is_some_and(|pid| self.exists(pid));
+        is_guardian(guardian) && !procfs::pidfd_target(guardian).is_some_and(guards)
+    }
+
     /// Whom a process that has the lock holds it for, if it is a guardian: its pidfd says so.
     /// `Some(None)`: for one that has ended.
     fn guarded_by(&mut self, pid: u32) -> Option<Option<u32>> {
-        if !procfs::name(ProcId::Pid(pid)).is_ok_and(|name| name.starts_with(b"session-lock")) {
+        if !is_guardian(pid) {
             return None;
         }
         let target = procfs::pidfd_target(pid)?;
@@ -406,6 +440,12 @@ impl Snapshot {
         let here = procfs::pid_namespace(process).is_ok_and(|pidns| pidns == self.pidns);
         if here { procfs::innermost_pid(process) } else { None }
     }
+}
+
+/// Whether a process has a guardian's name, or the one that it is born with.
+fn is_guardian(pid: u32) -> bool {
+    procfs::name(ProcId::Pid(pid))
+        .is_ok_and(|name| matches!(&name[..], b"session-lock-g" | b"session-lock"))
 }
 
 fn read_label(file: &File<'_>) -> Label {

@@ -154,6 +154,22 @@ pub(crate) fn fcntl_getfl(number: RawFd) -> Option<c_int> {
     (flags != -1).then_some(flags)
 }
 
+// asm-generic/fcntl.h; libc has them for some targets only.
+const F_SETSIG: c_int = 10;
+const F_GETSIG: c_int = 11;
+
+/// Which signal would tell of input, were that asked for (`O_ASYNC`).
+pub(crate) fn fcntl_setsig(fd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as it is borrowed; no memory is involved.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, signal) }).map(drop)
+}
+
+/// What [`fcntl_setsig`] has set. The number need not be ours.
+pub(crate) fn fcntl_getsig(number: RawFd) -> io::Result<c_int> {
+    // SAFETY: asking for the signal changes nothing, whoever the number belongs to.
+    check(unsafe { libc::fcntl(number, F_GETSIG) })
+}
+
 /// A copy of the descriptor behind a number, which may be closed or somebody else's; close-on-exec.
 pub(crate) fn fcntl_dupfd_number(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: to copy a descriptor changes nothing, whoever the number belongs to.
@@ -165,7 +181,12 @@ pub(crate) fn fcntl_dupfd_number(number: RawFd) -> io::Result<OwnedFd> {
 /// A copy with a number that is not below `least`; close-on-exec.
 pub(crate) fn fcntl_dupfd(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open for as long as it is borrowed.
-    let copy = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) })?;
+    let copy = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) });
+    let copy = copy.map_err(|error| match error.raw_os_error() {
+        // `least` is not below RLIMIT_NOFILE.
+        Some(libc::EINVAL) => io::Error::from_raw_os_error(libc::EMFILE),
+        _ => error,
+    })?;
     // SAFETY: the call has just given us this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

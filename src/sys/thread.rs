@@ -338,14 +338,16 @@ impl ThreadExit {
         }
     }
 
-    /// The destructor will be called with `value` when this thread ends.
+    /// The destructor will be called with `value` when this thread ends. False if there is no memory for
+    /// that.
     ///
     /// # Safety
     ///
     /// The slot is [ready](ThreadExit::ready), and its destructor may be called with `value` once.
-    pub unsafe fn set(&self, value: *mut c_void) {
+    #[must_use]
+    pub unsafe fn set(&self, value: *mut c_void) -> bool {
         // SAFETY: the key has been created, and the destructor may be called, as the caller promises.
-        unsafe { libc::pthread_setspecific(self.key.load(Ordering::Acquire), value) };
+        unsafe { libc::pthread_setspecific(self.key.load(Ordering::Acquire), value) == 0 }
     }
 }
 

@@ -147,6 +147,23 @@ fn who_may_not_look_at_the_holder_is_not_told_that_it_is_free_for_certain() {
     }
 }
 
+/// Nor does a search find a holder with a table of descriptors of its own; but it has a label.
+#[test]
+fn where_a_search_cannot_find_the_holder_its_label_is_believed() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    let dir = dir.path();
+    let mut player = Player::start(dir);
+    // After all those that were taken on the other processors.
+    player.tell("pin 1");
+    let pid = player.pid_of("acquire-in-a-table-of-its-own s");
+    let crowd = Crowd::gather(dir, "churner");
+    ask(dir, 50, |holder| assert_eq!((holder.state, holder.pid), (State::Held, Some(pid))));
+    drop(crowd);
+}
+
 fn open_to_all(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();

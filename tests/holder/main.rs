@@ -3,6 +3,7 @@
 
 mod asking;
 mod crowd;
+mod guardians;
 mod mounts;
 mod namespaces;
 mod player;

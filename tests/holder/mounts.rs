@@ -197,6 +197,30 @@ fn told_apart(one: &Path, two: &Path) {
     }
 }
 
+/// A holder whose descriptor nobody can look at. The table names who took the lock, but that may be another
+/// file's; so only a label can say that this one is held.
+fn unseen_holder_is_never_called_free(dir: &Path) {
+    let mut player = Player::start(dir);
+    let pid = player.pid_of("acquire-in-a-table-of-its-own s");
+    assert_eq!(ask_both(dir, "s"), format!("Held {pid} labelled"));
+    player.0.kill();
+    assert_eq!(ask_both(dir, "s"), "Free confirmed");
+    let mut player = Player::start(dir);
+    player.tell("flock-into-a-socket s");
+    // With the label of the one that was killed, and without any.
+    assert_eq!(ask_both(dir, "s"), format!("Unknown {pid} labelled"));
+    player.tell("flock-into-a-socket t");
+    assert_eq!(ask_both(dir, "t"), "Unknown");
+    // A lock of the same process that can be seen does not speak for the other ones.
+    player.tell("flock u");
+    assert_eq!(ask_both(dir, "s"), format!("Unknown {pid} labelled"));
+    assert_eq!(ask(dir, "v"), "Free confirmed");
+    player.0.kill();
+    for session in ["s", "t"] {
+        assert_eq!(ask_both(dir, session), "Free confirmed");
+    }
+}
+
 fn btrfs(dir: &Path) {
     let root = image(dir, "btrfs", "120M");
     let subvolume = |name| {
@@ -207,6 +231,7 @@ fn btrfs(dir: &Path) {
     let (one, two) = (subvolume("one"), subvolume("two"));
     whole_story(&root);
     told_apart(&one, &two);
+    unseen_holder_is_never_called_free(&one);
 }
 
 fn overlay(dir: &Path) {
@@ -226,6 +251,7 @@ fn overlay(dir: &Path) {
     mount("overlay", &options, "overlay", &target);
     whole_story(&target);
     whole_story(&subdirectory(&target, "new"));
+    unseen_holder_is_never_called_free(&target);
 }
 
 fn overlay_on_one(dir: &Path) {

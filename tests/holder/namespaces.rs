@@ -194,6 +194,29 @@ fn without_a_table_a_holder_is_found_by_its_descriptor() {
     assert_eq!(held_free_and_never(&mut player, dir), [held.as_str(), "Free", "Free"]);
 }
 
+/// Containers have `/proc/locks` hidden from them in this way.
+#[test]
+fn where_something_else_is_mounted_over_the_table_it_proves_nothing() {
+    if !can_unshare() {
+        return;
+    }
+    let (dir, other) = (scratch(), scratch());
+    let (dir, empty) = (dir.path(), other.path().join("empty"));
+    fs::write(&empty, "").unwrap();
+    for hidden_by in [Path::new("/dev/null"), &empty] {
+        let mount = format!("mount --bind {} /proc/locks", hidden_by.display());
+        let mut asker = with_proc(&mount, dir);
+        let mut holder = Player::start(dir);
+        let pid = holder.pid_of("flock s");
+        assert_eq!(asker.tell("list s"), format!("Held {pid} confirmed"), "{mount}");
+        holder.0.kill();
+        assert_eq!(asker.tell("list s"), "Free", "{mount}");
+        let mut holder = Player::start(dir);
+        holder.tell("flock-into-a-socket s");
+        assert_eq!(asker.tell("list s"), "Free", "{mount}");
+    }
+}
+
 #[test]
 fn hidden_processes_are_seen_in_the_table_all_the_same() {
     if !can_unshare() {

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
 use std::{process, ptr, thread};
 
-use session_lock::{Holder, SessionLock, holder, list, processes};
+use session_lock::{Holder, LockOptions, SessionLock, holder, list, processes};
 
 use crate::support::{Actor, Stage, until};
 
@@ -60,6 +62,8 @@ pub fn play(stage: &mut Stage) {
     let mut nested: Option<(Player, Life)> = None;
     let mut reborn = Vec::new();
     let mut sockets = Vec::new();
+    let mut guarded = Vec::new();
+    let mut pidfds = Vec::new();
     while let Some(line) = stage.next() {
         let (command, session) = line.split_once(' ').unwrap();
         let answer = match command {
@@ -109,8 +113,39 @@ pub fn play(stage: &mut Stage) {
                 sockets.push(send_to_nobody(file));
                 process::id().to_string()
             }
+            // Nor does the process's own table of descriptors have it.
+            "acquire-in-a-table-of-its-own" => {
+                acquire_in_a_table_of_its_own(dir, session);
+                process::id().to_string()
+            }
+            // As a guardian does, for the process with that number.
+            "guard" => {
+                let options = LockOptions::new().directory(dir);
+                let lock = options.until_exit_of(session.parse().unwrap()).acquire("s").unwrap();
+                let lock = lock.into_fd().unwrap();
+                session_lock::set_guardian(lock.as_fd(), process::id()).unwrap();
+                guarded.push(lock);
+                process::id().to_string()
+            }
+            "call-itself" => {
+                // The name of the first thread, which the process is shown with.
+                fs::write("/proc/self/comm", session).unwrap();
+                session.to_owned()
+            }
+            "watch-a-child-that-ends" => {
+                let mut child = Command::new("true").spawn().unwrap();
+                pidfds.push(pidfd_open(child.id()));
+                child.wait().unwrap();
+                "it has ended".to_owned()
+            }
             "ask" => ask(dir, session),
             "list" => ask_both(dir, session),
+            // What both say where neither has an answer.
+            "errors" => format!(
+                "holder: {}; list: {}",
+                holder(Some(dir), session).unwrap_err(),
+                list(Some(dir)).unwrap_err()
+            ),
             "processes" => format!("{:?}", pids_of_processes(dir, session)),
             "pin" => pin(session.parse().unwrap()),
             "become" => become_user(session.parse().unwrap()),
@@ -148,6 +183,30 @@ fn send_to_nobody(file: File) -> (UnixStream, UnixStream) {
     // SAFETY: the message and all that it points to live through the call.
     assert_eq!(unsafe { libc::sendmsg(from.as_raw_fd(), &raw const message, 0) }, 1);
     (from, to)
+}
+
+/// By a thread that shares its descriptors with no other one, and lives as long as the process.
+fn acquire_in_a_table_of_its_own(dir: &Path, session: &str) {
+    let (dir, session) = (dir.to_owned(), session.to_owned());
+    let (acquired, is_acquired) = mpsc::channel();
+    thread::spawn(move || {
+        // SAFETY: the descriptors stay as they are; no memory is involved.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+        let _lock = SessionLock::acquire(Some(&dir), session).unwrap();
+        acquired.send(()).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    is_acquired.recv().expect("the thread has failed");
+}
+
+fn pidfd_open(pid: u32) -> OwnedFd {
+    // SAFETY: no memory is involved.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: the call has just given us this descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
 
 pub fn open(path: &Path) -> File {
@@ -271,9 +330,16 @@ pub fn stat_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/stat")).unwrap()
 }
 
+/// Whether all threads of a process are dead, and nobody has waited for it.
+pub fn is_zombie(pid: u32) -> bool {
+    let stat = stat_of(pid);
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[0], fields[17]) == ("Z", "1")
+}
+
 /// One use of a PID.
 pub struct Life {
-    pid: u32,
+    pub pid: u32,
     start: String,
 }
 

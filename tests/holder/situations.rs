@@ -11,7 +11,9 @@ use std::thread;
 
 use session_lock::{Error, SessionLock, State, holder, list};
 
-use crate::player::{Life, Player, Reborn, ask, ask_both, flock, open, pids_of_processes, stat_of};
+use crate::player::{
+    Life, Player, Reborn, ask, ask_both, flock, is_zombie, open, pids_of_processes, stat_of,
+};
 use crate::support::{have, inode, is_root, scratch, until, until_blocked};
 
 fn own_pid() -> u32 {
@@ -209,11 +211,7 @@ fn a_lock_whose_taker_is_dead_is_orphaned_and_who_has_it_is_named() {
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} confirmed{label}"));
         player.0.child.kill().unwrap();
         // Dead, all threads of it, but not yet waited for: a zombie.
-        until("a zombie", || {
-            let stat = stat_of(pid);
-            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-            (fields[0], fields[17]) == ("Z", "1")
-        });
+        until("a zombie", || is_zombie(pid));
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
         player.0.kill();
         assert_eq!(ask_both(dir, "s"), format!("Held {pid} orphaned confirmed{label}"));
@@ -339,4 +337,39 @@ fn a_waiter_is_not_a_holder() {
     flock(&file, libc::LOCK_UN);
     let pid = waiter.0.next().unwrap();
     assert_eq!(ask_both(dir, "s"), format!("Held {pid} confirmed"));
+}
+
+/// `holder` refuses such a file: it could be the lock of several sessions.
+#[test]
+fn a_lock_file_with_two_links_is_listed_as_unknown() {
+    let dir = scratch();
+    let dir = dir.path();
+    let listed = || -> Vec<State> {
+        list(Some(dir)).unwrap().iter().map(|session| session.holder.state).collect()
+    };
+    let lock = SessionLock::acquire(Some(dir), "s").unwrap();
+    let link = dir.join("a copy in the way of rsync --link-dest");
+    fs::hard_link(lock_file(dir), &link).unwrap();
+    assert!(matches!(holder(Some(dir), "s"), Err(Error::Untrusted { .. })));
+    assert_eq!(listed(), [State::Unknown], "held");
+    drop(lock);
+    assert_eq!(listed(), [State::Unknown], "free");
+    fs::remove_file(link).unwrap();
+    assert_eq!(ask_both(dir, "s"), "Free confirmed");
+}
+
+#[test]
+fn a_directory_that_may_be_read_but_not_searched_is_not_an_empty_one() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    let dir = dir.path();
+    let _lock = SessionLock::acquire(Some(dir), "s").unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o744)).unwrap();
+    let mut stranger = Player::start(dir);
+    stranger.tell("become 65534");
+    let path = lock_file(dir);
+    let error = format!("{}: lstat: Permission denied (os error 13)", path.display());
+    assert_eq!(stranger.tell("errors s"), format!("holder: {error}; list: {error}"));
 }

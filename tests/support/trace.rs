@@ -673,6 +673,7 @@ const NAMES: &[(i64, &str, &[c_int])] = &[
     (SYS_lstat, "lstat", &[ENOENT, ENOTDIR, EACCES, EIO, ENOMEM, ESTALE]),
     (SYS_statx, "statx", &[ENOENT, ENOTDIR, EACCES, EIO, ENOMEM, ENOSYS, EINVAL, EBADF]),
     (SYS_statfs, "statfs", &[EACCES, EIO, ENOENT, ENOSYS, EINTR]),
+    (SYS_fstatfs, "fstatfs", &[EBADF, EIO, ENOSYS, EINTR]),
     (SYS_lseek, "lseek", &[EBADF, ESPIPE, EINVAL, EOVERFLOW]),
     (SYS_pread64, "pread64", &[EIO, EINTR, EAGAIN, EBADF, EISDIR, ESPIPE]),
     (

@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::{Holding, PROGRAM, Place, is_alive, signal, support, until};
 
@@ -92,6 +92,38 @@ fn a_guardian_that_is_late_is_waited_for() {
     });
     signal(guardian, libc::SIGCONT);
     assert_eq!(next.wait_with_output().unwrap().stdout, b"ran\n");
+}
+
+/// There it reads another start time of the process than others do, and writes that into the label.
+#[test]
+fn a_guardian_in_a_time_namespace_holds_the_lock_for_a_living_process() {
+    if !support::have("unshare") || !support::is_root() {
+        return;
+    }
+    let mut unshare = Command::new("unshare");
+    if !unshare.args(["--time", "true"]).stderr(Stdio::null()).status().unwrap().success() {
+        return support::skip("this system has no time namespaces");
+    }
+    let place = Place::new();
+    let mut process = Holding::start(place.command("cat"));
+    let pid = process.pid();
+    place.output(&format!(
+        "unshare --time --boottime 100000 --fork session-lock acquire --for {pid} s"
+    ));
+    assert_eq!(place.output("session-lock holder s"), format!("{pid}\n"));
+    let list = place.output("session-lock list");
+    let line: Vec<&str> = list.lines().last().unwrap().split_whitespace().collect();
+    assert_eq!(line[..3], ["s", "held", &pid.to_string()], "{list}");
+    // At once: it is not waited for, as a guardian is whose process has ended. (That takes a second each time;
+    // a busy machine may be slow once.)
+    let refused_in = || {
+        let start = Instant::now();
+        assert_eq!(place.output("session-lock run -q s -- true; echo $?"), "75\n");
+        start.elapsed()
+    };
+    assert!((0..5).any(|_| refused_in() < Duration::from_millis(800)));
+    process.kill();
+    place.until_free("s");
 }
 
 #[test]
