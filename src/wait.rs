@@ -33,7 +33,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::procfs;
@@ -97,7 +97,7 @@ pub(crate) fn lock(fd: &Descriptor, limits: &WaitLimits<'_>) -> Result<(), WaitE
         // No thread (RLIMIT_NPROC), or none that could be cancelled, or no descriptor for it.
         Err(_) => {}
     }
-    again_and_again(limits, &signals, || Ok(try_lock(fd)?.then_some(())))
+    again_and_again(limits, &signals, || Ok(retry(fd)?.then_some(())))
 }
 
 fn block_signals() -> Result<BlockedSignals, WaitError> {
@@ -120,6 +120,16 @@ fn flock_failed(error: io::Error) -> WaitError {
 /// Takes the lock if it is free.
 pub(crate) fn try_lock(fd: &Descriptor) -> Result<bool, WaitError> {
     sys::flock_nonblocking(fd.fd()).map_err(flock_failed)
+}
+
+/// The same after a wait, in which the host program may have closed all descriptors, as daemons do: the
+/// number may be another file's.
+fn retry(fd: &Descriptor) -> Result<bool, WaitError> {
+    if fd.is_ours() { try_lock(fd) } else { Err(closed("flock")) }
+}
+
+fn closed(call: &'static str) -> WaitError {
+    WaitError::Failed(call, io::Error::from_raw_os_error(libc::EBADF))
 }
 
 impl WaitLimits<'_> {
@@ -165,9 +175,13 @@ impl WaitLimits<'_> {
         match sys::ppoll([done, self.cancel, library_signals], timeout, signals) {
             // The host program has closed what is not its own: nothing would tell of the lock.
             Ok([done, _, library_signals]) if done.invalid || library_signals.invalid => {
-                Err(WaitError::Failed("ppoll", io::Error::from_raw_os_error(libc::EBADF)))
+                Err(closed("ppoll"))
             }
-            Ok([done, ..]) if done.event => Ok(true),
+            Ok([done, ..]) if done.event => match thread.is_some_and(Blocked::has_ended) {
+                true => Ok(true),
+                // The number is another file's.
+                false => Err(closed("ppoll")),
+            },
             Ok([_, cancel, _]) if cancel.invalid => Err(WaitError::BadCancel),
             Ok([_, cancel, _]) if cancel.event => Err(WaitError::Cancelled),
             Ok(_) => Ok(false),
@@ -213,7 +227,9 @@ pub(crate) fn until<T>(
 /// What the caller and the thread both need; gone when both are done with it.
 struct Shared {
     lock: RawFd,
-    /// An eventfd: the thread is in no `flock` any more, and ends.
+    /// The thread is in no `flock` any more, and ends.
+    ended: AtomicBool,
+    /// An eventfd that tells of it.
     done: Descriptor,
     /// The thread's number; 0 until it has run.
     tid: AtomicU32,
@@ -244,7 +260,10 @@ unsafe extern "C" fn end(shared: *mut c_void) {
 unsafe extern "C" fn drop_share(shared: *mut c_void) {
     // SAFETY: see above; the key's destructor runs once for the thread.
     let shared = unsafe { Arc::from_raw(shared.cast_const().cast::<Shared>()) };
-    sys::eventfd_write(shared.done.fd());
+    shared.ended.store(true, Ordering::Release);
+    if shared.done.is_ours() {
+        sys::eventfd_write(shared.done.fd());
+    }
 }
 
 /// A thread that is blocked in `flock`, seen from its caller.
@@ -268,6 +287,7 @@ impl Blocked {
         let library_signals = LIBRARY_SIGNALS.get(sys::signalfd)?;
         let shared = Arc::new(Shared {
             lock: fd.number(),
+            ended: AtomicBool::new(false),
             done: Descriptor::open_other(sys::eventfd)?,
             tid: AtomicU32::new(0),
             answer: AtomicI32::new(PENDING),
@@ -323,18 +343,21 @@ impl Blocked {
             patience = LOOK_AGAIN;
         }
         self.thread.join();
-        if try_lock(fd)? { Ok(()) } else { Err(stop) }
+        if retry(fd)? { Ok(()) } else { Err(stop) }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
     }
 
     /// Waits for the thread's end, or for some other reason to look.
     fn ends_within(&self, patience: Duration) -> bool {
-        match sys::ppoll([Some(self.shared.done.fd())], Some(patience), None) {
-            Ok([done]) if done.invalid => {
-                std::thread::sleep(patience);
-                false
-            }
-            result => result.is_ok_and(|[done]| done.event),
+        let done = sys::ppoll([Some(self.shared.done.fd())], Some(patience), None);
+        if done.is_ok_and(|[done]| done.event) && !self.has_ended() {
+            // The host program has closed it.
+            std::thread::sleep(patience);
         }
+        self.has_ended()
     }
 
     /// Whether the thread is asleep in `flock`. Once it has been cancelled, it is not, unless nothing

@@ -29,6 +29,7 @@ claims! {
     change_of_credentials_ends_no_wait
     child_with_its_parents_descriptors_cannot_touch_the_lock
     closed_descriptor_is_stale
+    closed_descriptors_end_a_wait
     dead_holders_label_misleads_nobody
     dead_parents_lock_is_free_while_its_child_lives
     deleted_file_is_stale
