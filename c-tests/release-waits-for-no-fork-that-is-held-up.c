@@ -7,22 +7,9 @@ enum { LOCKS = 3 };
 
 static const char *const names[LOCKS] = {"s", "t", "u"};
 static session_lock_handle locks[LOCKS];
+static struct hint go_on;
 static int hosts_file[LOCKS];
 static atomic_bool released;
-
-/* How many descriptors this process has that are a lock file. */
-static int count_lock_files(void) {
-  DIR *fds = opendir("/proc/self/fd");
-  CHECK(fds != NULL);
-  int count = 0;
-  for (struct dirent *fd; (fd = readdir(fds)) != NULL;) {
-    char target[4096];
-    ssize_t length = readlinkat(dirfd(fds), fd->d_name, target, sizeof target);
-    count += length > 5 && memcmp(target + length - 5, ".lock", 5) == 0;
-  }
-  closedir(fds);
-  return count;
-}
 
 static void *flush_all(void *thread) {
   atomic_store((atomic_int *)thread, gettid());
@@ -47,6 +34,7 @@ static void *fork_once(void *thread) {
 }
 
 static void *release_all(void *unused) {
+  hear(go_on);
   for (int n = 0; n < LOCKS; n++) CHECK_OK(session_lock_check(locks[n]));
   for (int n = 0; n < LOCKS; n++) {
     CHECK_OK(session_lock_release(locks[n]));
@@ -66,6 +54,7 @@ int main(void) {
   static char text[65536], buffer[4096];
   pthread_t flusher, forker, releaser;
   int ends[2];
+  go_on = new_hint();
   CHECK(pipe2(ends, O_CLOEXEC) == 0);
   int size = fcntl(ends[1], F_SETPIPE_SZ, sizeof buffer);
   CHECK(size > 0 && (size_t)size <= sizeof text);
@@ -76,6 +65,9 @@ int main(void) {
     for (int n = 0; n < LOCKS; n++) CHECK_OK(session_lock_acquire(".", names[n], &locks[n]));
     CHECK_IS(count_lock_files(), LOCKS);
 
+    /* Not later: with musl, no thread can be started while a fork is held up. */
+    atomic_store(&released, false);
+    CHECK_OK(pthread_create(&releaser, NULL, release_all, NULL));
     CHECK(write(ends[1], text, (size_t)size) == size);
     CHECK(fputs("x", stream) >= 0);
     atomic_store(&flushing, 0), atomic_store(&forking, 0);
@@ -84,8 +76,7 @@ int main(void) {
     CHECK_OK(pthread_create(&forker, NULL, fork_once, &forking));
     AWAIT(is_in(getpid(), forking, SYS_futex));
 
-    atomic_store(&released, false);
-    CHECK_OK(pthread_create(&releaser, NULL, release_all, NULL));
+    tell(go_on);
     AWAIT(atomic_load(&released));
     CHECK(is_in(getpid(), forking, SYS_futex));
     CHECK_IS(count_lock_files(), 0);
@@ -111,4 +102,5 @@ int main(void) {
   }
   fclose(stream);
   close(ends[0]);
+  end_hint(go_on);
 }

@@ -330,6 +330,20 @@ UNUSED static int count_fds(void) {
   return count_entries("/proc/self/fd");
 }
 
+/* How many of the process's descriptors are those of lock files. */
+UNUSED static int count_lock_files(void) {
+  DIR *fds = opendir("/proc/self/fd");
+  CHECK(fds != NULL);
+  int count = 0;
+  for (struct dirent *fd; (fd = readdir(fds)) != NULL;) {
+    char target[4096];
+    ssize_t length = readlinkat(dirfd(fds), fd->d_name, target, sizeof target);
+    count += length > 5 && memcmp(target + length - 5, ".lock", 5) == 0;
+  }
+  closedir(fds);
+  return count;
+}
+
 UNUSED static int count_threads(void) {
   return count_entries("/proc/self/task");
 }

@@ -324,8 +324,7 @@ int session_lock_token(session_lock_handle lock,
  * - the table names nobody, and is short (some 35 locks on the machine), so it is known to be complete:
  *   free;
  * - the table is longer: the descriptors of all processes are searched, which takes some milliseconds.
- *   Held if one has the lock; free if none has, all of them could be examined, and the label is not of
- *   a living process, or the table did not change meanwhile.
+ *   Held if one has the lock; free if none has, and all of them could be examined.
  *
  * Where the kernel cannot show every holder (inside a PID namespace, on a FUSE or network filesystem,
  * alongside processes of other users) and does not name one, the label in the file decides:

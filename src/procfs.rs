@@ -210,6 +210,11 @@ pub fn processes() -> Vec<u32> {
     numbers_in("/proc".into()).unwrap_or_default()
 }
 
+/// The threads of a process.
+pub(crate) fn threads(pid: u32) -> io::Result<Vec<u32>> {
+    numbers_in(ProcId::Pid(pid).file("task"))
+}
+
 /// The numbers of a process's descriptors; an error where we may not look.
 pub fn descriptors(process: ProcId) -> io::Result<Vec<u32>> {
     numbers_in(process.file("fd"))
@@ -261,7 +266,7 @@ pub(crate) fn locked(pid: u32) -> io::Result<Vec<Locked>> {
     }
     // When the first thread has ended, only the others show what they share. (`/proc` has them under
     // their own numbers, too, and does not list these: proc(5).)
-    for thread in numbers_in(process.file("task"))? {
+    for thread in threads(pid)? {
         let process = ProcId::Pid(thread);
         let numbers = descriptors(process).unwrap_or_default();
         if !numbers.is_empty() {

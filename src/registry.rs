@@ -63,7 +63,7 @@ enum Mark {
 struct Entry {
     id: u64,
     mark: Mark,
-    /// -1 in a child, and where it is not ours to close.
+    /// -1 in a child, and once it is the caller's.
     number: AtomicI32,
     /// The file whose lock it is for; empty for a descriptor of another purpose, and until the file
     /// has been looked at.
@@ -72,7 +72,7 @@ struct Entry {
     lock: OnceLock<Arc<LockRecord>>,
     /// The lock is being released.
     taken: AtomicBool,
-    /// The descriptor is closed. A child that is born meanwhile may have it: fork copies the descriptors
+    /// Nobody asks for it any more: the descriptor is closed. A child that is born meanwhile may have it: fork copies the descriptors
     /// before the memory (`copy_process()`).
     ended: AtomicBool,
     next: Option<Box<Entry>>,
@@ -459,18 +459,14 @@ pub(crate) fn take(handle: u64) -> Result<(Descriptor, Arc<LockRecord>), Error> 
     let registry = registry();
     let entry = registry.find(handle).ok_or(Error::BadHandle)?;
     let lock = Arc::clone(entry.lock().ok_or(Error::BadHandle)?);
-    entry.taken.store(true, Ordering::Relaxed);
-    if lock.owner != sys::getpid() {
-        // In a child of _Fork(3) or a bare clone(2), for which no hook ran, and which may share its
-        // parent's descriptors.
-        entry.number.store(-1, Ordering::Relaxed);
-    }
-    let descriptor = Descriptor { id: handle, number: entry.number() };
-    drop(registry);
-    if descriptor.number == -1 {
+    if entry.number() == -1 || lock.owner != sys::getpid() {
+        // The second half is for a child of _Fork(3) or a bare clone(2), for which no hook ran. It may share
+        // its parent's descriptors, so this one stays open.
+        entry.ended.store(true, Ordering::Relaxed);
         return Err(not_owner(&lock));
     }
-    Ok((descriptor, lock))
+    entry.taken.store(true, Ordering::Relaxed);
+    Ok((Descriptor { id: handle, number: entry.number() }, lock))
 }
 
 /// Whether this process holds a lock on the file.

@@ -238,6 +238,24 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         when: When::Never,
+        claims: &["release_waits_for_no_fork_that_is_held_up"],
+        tools: &[&HELGRIND, &THREAD],
+        why: "the one takes what a full pipe keeps apart for a race, the other locks more around a fork",
+    },
+    Exception {
+        when: When::Never,
+        claims: &["thread_with_descriptors_of_its_own_can_wait"],
+        tools: &[&THREAD],
+        why: "the sanitizer knows one table of descriptors only",
+    },
+    Exception {
+        when: When::Never,
+        claims: &["wait_needs_no_thread_specific_data"],
+        tools: &[&ADDRESS, &THREAD],
+        why: "the sanitizer itself needs the function that fails",
+    },
+    Exception {
+        when: When::Never,
         claims: &["threads_with_small_stacks_can_wait"],
         tools: &[&ADDRESS],
         why: "the sanitizer's own functions need more stack than that",

@@ -17,9 +17,9 @@
 //! | the table names somebody, and nobody has the lock who can be seen | held |
 //! | the table names nobody, is short and complete, and sees everybody | free |
 //! | a search of all descriptors finds who has the lock | held, as above |
-//! | the same finds nobody, and could look at everybody; and the table is at rest, or the label is not of a living process | free |
+//! | the same finds nobody, and could look at everybody; and no thread of the process that the label names, or of its guardian, has the lock in a table of its own | free |
 //! | else: the label is cleared, or there is no file | free, not confirmed |
-//! | else: the label is of a process that lives, here | held, not confirmed |
+//! | else: the label is of a process that lives, here (and has the lock, if the table sees everybody) | held, not confirmed |
 //! | else: the table sees everybody, and is at rest | free, not confirmed |
 //! | else | unknown |
 //!

@@ -139,9 +139,9 @@ impl Snapshot {
         // There, what another host has written since then is right.
         let from_elsewhere = matches!(&label, Label::Holder(label) if !label.is_of_this_boot());
         let mut holder = if remote && from_elsewhere {
-            self.by_label(&label)
+            self.by_label(&label, file)
         } else if !known {
-            let mut holder = self.by_label(&label);
+            let mut holder = self.by_label(&label, file);
             if holder.state == State::Free {
                 holder.state = State::Unknown;
             }
@@ -180,19 +180,17 @@ impl Snapshot {
     }
 
     /// The table names nobody, which proves nothing if it is long. A search that finds nobody does, but for a
-    /// lock that is on its way in a socket, or in a thread's own table of descriptors: so a label of a living
-    /// process is believed, unless the table is at rest.
+    /// lock that is on its way in a socket, or in a thread's own table of descriptors.
     fn by_search(&mut self, label: &Label, file: &File<'_>) -> Holder {
-        let free = Holder { state: State::Free, confirmed: true, ..Holder::default() };
+        let free = |confirmed| Holder { state: State::Free, confirmed, ..Holder::default() };
         let everybody = self.sees_everybody(&file.filesystem);
-        let at_rest = everybody && self.table().at_rest;
         let mut searched = false;
         if self.own_proc && file.filesystem.local {
             if let Some(holder) = self.by_descriptor(label, file) {
                 return holder;
             }
             if everybody && self.table().complete {
-                return free;
+                return free(true);
             }
             let search = self.search(file);
             if !search.pids.is_empty() {
@@ -200,18 +198,18 @@ impl Snapshot {
             }
             searched = search.complete && self.table().is_known();
         }
-        let told = self.by_label(label);
-        if everybody && searched && (at_rest || told.state != State::Held) {
-            return free;
+        let told = self.by_label(label, file);
+        match told.state {
+            State::Held => told,
+            _ if everybody && searched => free(true),
+            State::Unknown if everybody && self.table().at_rest => free(false),
+            _ => told,
         }
-        if at_rest && told.state == State::Unknown {
-            return Holder { confirmed: false, ..free };
-        }
-        told
     }
 
-    /// Only the label is left.
-    fn by_label(&mut self, label: &Label) -> Holder {
+    /// Only the label is left. Where the table sees everybody, it is wrong if whoever should have the lock can
+    /// be looked at, and has not.
+    fn by_label(&mut self, label: &Label, file: &File<'_>) -> Holder {
         let mut holder = Holder::default();
         match label {
             Label::Cleared(_) => holder.state = State::Free,
@@ -221,7 +219,7 @@ impl Snapshot {
                 if label.is_of_here() {
                     holder.pid = Some(label.pid);
                     let seen = self.own_proc && self.stat(label.pid).is_some();
-                    if seen && self.lives(label, label.pid) {
+                    if seen && self.lives(label, label.pid) && self.may_have_locked(label, file) {
                         holder.state = State::Held;
                         holder.suspended = self.is_stopped(label.pid);
                     }
@@ -349,6 +347,17 @@ impl Snapshot {
             }
         }
         answer
+    }
+
+    /// Whether the process that must have the lock if the label is right has it, or one of its threads in a
+    /// table of its own; or may not be looked at.
+    fn may_have_locked(&mut self, label: &label::Holder, file: &File<'_>) -> bool {
+        if !self.sees_everybody(&file.filesystem) {
+            return true;
+        }
+        let process = label.guardian.unwrap_or(label.pid);
+        let threads = procfs::threads(process).unwrap_or_default();
+        [process].into_iter().chain(threads).any(|pid| self.has_locked(pid, file) != Some(false))
     }
 
     /// Whether a process has the lock of another file that the table calls by the same number.
