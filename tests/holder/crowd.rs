@@ -164,6 +164,24 @@ fn where_a_search_cannot_find_the_holder_its_label_is_believed() {
     drop(crowd);
 }
 
+/// As somebody makes it who replaces a lock file. Its label names a process that lives, but has not locked it.
+#[test]
+fn the_copy_of_a_held_lock_file_is_not_held() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    let dir = dir.path();
+    let mut player = Player::start(dir);
+    player.tell("acquire s");
+    std::fs::copy(dir.join("s.lock"), dir.join("t.lock")).unwrap();
+    let crowd = Crowd::gather(dir, "churner");
+    for _ in 0..20 {
+        assert_eq!(holder(Some(dir), "t").unwrap().state, State::Free);
+    }
+    drop(crowd);
+}
+
 fn open_to_all(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
