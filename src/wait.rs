@@ -353,8 +353,8 @@ impl Blocked {
     /// Waits for the thread's end, or for some other reason to look.
     fn ends_within(&self, patience: Duration) -> bool {
         let done = sys::ppoll([Some(self.shared.done.fd())], Some(patience), None);
-        if done.is_ok_and(|[done]| done.event) && !self.has_ended() {
-            // The host program has closed it.
+        if done.map_or(true, |[done]| done.event) && !self.has_ended() {
+            // The host program has closed it; or the call failed.
             std::thread::sleep(patience);
         }
         self.has_ended()

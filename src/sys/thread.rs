@@ -107,10 +107,16 @@ pub(crate) fn block_cancellation() {
         set
     };
     let (set, none) = (&raw const SET, ptr::null_mut::<c_ulong>());
-    // SAFETY: the set lives for ever, and has the size that is given; the old one is not asked for.
-    unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, set, none, size_of_val(&SET))
-    };
+    // An error would be a filter's or a tracer's. Nothing else keeps a cancellation out.
+    for _ in 0..3 {
+        // SAFETY: the set lives for ever, and has the size that is given; the old one is not asked for.
+        let result = unsafe {
+            libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, set, none, size_of_val(&SET))
+        };
+        if result == 0 {
+            return;
+        }
+    }
 }
 
 /// glibc lets every thread take part in a `setgid(2)` by a signal of its own (SIGSETXID, 33) and waits
