@@ -444,14 +444,16 @@ fn not_owner(lock: &LockRecord) -> Error {
 pub(crate) fn get(handle: u64) -> Result<(RawFd, Arc<LockRecord>), Error> {
     let registry = registry();
     let entry = registry.find(handle).ok_or(Error::BadHandle)?;
-    let lock = entry.lock().ok_or(Error::BadHandle)?;
-    if entry.number() == -1 || lock.owner != sys::getpid() {
-        return Err(not_owner(lock));
+    let lock = Arc::clone(entry.lock().ok_or(Error::BadHandle)?);
+    let (number, ours) = (entry.number(), registry.is_ours(entry));
+    drop(registry);
+    if number == -1 || lock.owner != sys::getpid() {
+        return Err(not_owner(&lock));
     }
-    if !registry.is_ours(entry) {
-        return Err(Error::Stale { path: to_path(lock), source: None });
+    if !ours {
+        return Err(Error::Stale { path: to_path(&lock), source: None });
     }
-    Ok((entry.number(), Arc::clone(lock)))
+    Ok((number, lock))
 }
 
 /// Ends a handle: from now on nobody else can use it.
@@ -463,6 +465,7 @@ pub(crate) fn take(handle: u64) -> Result<(Descriptor, Arc<LockRecord>), Error> 
         // The second half is for a child of _Fork(3) or a bare clone(2), for which no hook ran. It may share
         // its parent's descriptors, so this one stays open.
         entry.ended.store(true, Ordering::Relaxed);
+        drop(registry);
         return Err(not_owner(&lock));
     }
     entry.taken.store(true, Ordering::Relaxed);
