@@ -160,7 +160,7 @@ fn where_a_search_cannot_find_the_holder_its_label_is_believed() {
     player.tell("pin 1");
     let pid = player.pid_of("acquire-in-a-table-of-its-own s");
     let crowd = Crowd::gather(dir, "churner");
-    ask(dir, 50, |holder| assert_eq!((holder.state, holder.pid), (State::Held, Some(pid))));
+    ask(dir, 15, |holder| assert_eq!((holder.state, holder.pid), (State::Held, Some(pid))));
     drop(crowd);
 }
 
@@ -176,7 +176,7 @@ fn the_copy_of_a_held_lock_file_is_not_held() {
     player.tell("acquire s");
     std::fs::copy(dir.join("s.lock"), dir.join("t.lock")).unwrap();
     let crowd = Crowd::gather(dir, "churner");
-    for _ in 0..20 {
+    for _ in 0..10 {
         assert_eq!(holder(Some(dir), "t").unwrap().state, State::Free);
     }
     drop(crowd);
