@@ -211,9 +211,9 @@ int session_lock_acquire(const char *dir,
  * @blocking   Yes. A signal handler in the calling thread ends it with -EINTR; without deadline and
  *             cancel_fd only a handler that was installed without SA_RESTART (after the others,
  *             flock(2) is restarted; see signal(7)). Not a cancellation point: pthread_cancel(3)
- *             takes effect after the call (a thread that is cancelled asynchronously must not call
- *             the library).
- *             Where another thread closes the library's descriptors (closefrom(3)), the wait fails.
+ *             takes effect after the call (a thread that has set PTHREAD_CANCEL_ASYNCHRONOUS
+ *             must not call the library).
+ *             If another thread closes the library's descriptors (closefrom(3)), the wait fails.
  * @fork/exec  As session_lock_acquire(). A child that is forked while another thread waits does not
  *             take part in the wait.
  * @see        flock(2), ppoll(2)

@@ -29,7 +29,8 @@ use crate::procfs::{self, ProcId, ProcStat};
 use crate::registry;
 use crate::sys;
 
-pub(crate) const SIZE: usize = 512;
+/// How long a label is, in bytes.
+pub const SIZE: usize = 512;
 /// Room for the command as it is handed out: 64 bytes with a NUL.
 const COMMAND_MAX: usize = 63;
 const HOST_MAX: usize = 63;

@@ -97,6 +97,8 @@ mod wait;
 
 pub use error::Error;
 pub use holder::{Holder, Process, Session, State, holder, list, processes};
+#[doc(hidden)]
+pub use label::SIZE as LABEL_SIZE;
 pub use lock::{LockOptions, PreparedRelease, SessionLock, release_fd, set_guardian};
 pub use lock_file::path;
 

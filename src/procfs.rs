@@ -211,7 +211,7 @@ pub fn processes() -> Vec<u32> {
 }
 
 /// The threads of a process.
-pub(crate) fn threads(pid: u32) -> io::Result<Vec<u32>> {
+pub fn threads(pid: u32) -> io::Result<Vec<u32>> {
     numbers_in(ProcId::Pid(pid).file("task"))
 }
 
@@ -308,11 +308,13 @@ pub fn fdinfo(process: ProcId, number: u32) -> io::Result<Vec<u8>> {
 /// `Some(None)` once that has been waited for (`pidfd_show_fdinfo()`).
 pub(crate) fn pidfd_target(pid: u32) -> Option<Option<u32>> {
     let process = ProcId::Pid(pid);
-    descriptors(process).ok()?.into_iter().find_map(|number| {
-        let text = fdinfo(process, number).ok()?;
-        let pid = field(&text, b"Pid:")?;
-        Some(str::from_utf8(pid).ok()?.parse().ok())
-    })
+    descriptors(process).ok()?.into_iter().find_map(|number| process_of_pidfd(process, number))
+}
+
+/// The process that a process's descriptor `number` stands for, if it is a pidfd; `Some(None)` as above.
+pub fn process_of_pidfd(process: ProcId, number: u32) -> Option<Option<u32>> {
+    let text = fdinfo(process, number).ok()?;
+    Some(str::from_utf8(field(&text, b"Pid:")?).ok()?.parse().ok())
 }
 
 /// The short name of a process: `prctl(PR_SET_NAME)`.

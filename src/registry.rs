@@ -18,9 +18,9 @@
 //! * A shared descriptor's lock is held while it is looked up or opened, always under `FORK_LOCK`, so no thread
 //!   holds it when a child is born.
 //! * `REGISTRY` is held for a few instructions, and for the `close` of a descriptor. A fork does not
-//!   wait for it, so its child may find it locked by a thread that is not there. What that thread was
-//!   about to change is whole: entries come and go under `FORK_LOCK` alone, and each part of an entry
-//!   changes at one stroke.
+//!   wait for it, so its child may find it locked by a thread that does not exist there. What that thread
+//!   was changing is intact: entries come and go only while `FORK_LOCK` is held, and each field of an entry
+//!   changes in a single step.
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CString, OsStr, c_int};
@@ -125,7 +125,7 @@ impl Registry {
         *chain = Some(entry);
     }
 
-    /// Takes what has ended out of the chain of `id`. To be dropped when nothing is locked any more.
+    /// Takes the entries that have ended out of the chain of `id`. The caller drops them when nothing is locked.
     fn sweep(&mut self, _: &NoFork, id: u64) -> Option<Box<Entry>> {
         let mut swept = None;
         let mut at = &mut self.chains[chain_of(id)];
@@ -319,7 +319,7 @@ impl Descriptor {
         Descriptor::open(open, Mark::Signal)
     }
 
-    /// `open` is to allocate nothing, and to free nothing.
+    /// `open` must not allocate or free memory.
     fn open(open: impl FnOnce() -> io::Result<OwnedFd>, mark: Mark) -> io::Result<Descriptor> {
         let mut entry = Entry::new(mark);
         let no_fork = no_fork()?;
@@ -377,8 +377,8 @@ impl Descriptor {
         fd
     }
 
-    /// Ends the entry, with its descriptor as `last` does. Waits for no fork: where one is under way, the
-    /// entry is left for the next one that ends in its chain.
+    /// Ends the entry; `last` says what becomes of its descriptor. This waits for no fork: while there is one,
+    /// the entry stays in its chain until the next one there ends.
     fn end(&self, last: impl FnOnce(&Registry, &Entry)) {
         let no_fork = FORK_LOCK.try_read().ok();
         let mut registry = registry();

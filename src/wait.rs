@@ -92,7 +92,7 @@ pub(crate) fn lock(fd: &Descriptor, limits: &WaitLimits<'_>) -> Result<(), WaitE
     }
     let signals = block_signals()?;
     match Blocked::start(fd, &signals).map(|blocked| blocked.wait(fd, limits, &signals)) {
-        Ok(Err(WaitError::Failed(_, error))) if is_of_no_use(&error) => {}
+        Ok(Err(WaitError::Failed(_, error))) if must_poll(&error) => {}
         Ok(result) => return result,
         // No thread (RLIMIT_NPROC), or none that could be cancelled, or no descriptor for it.
         Err(_) => {}
@@ -106,7 +106,7 @@ fn block_signals() -> Result<BlockedSignals, WaitError> {
 
 /// Whether a thread in `flock` cannot help: the filesystem does not let it wait, or there is no memory for
 /// it to tell that it ends.
-fn is_of_no_use(error: &io::Error) -> bool {
+fn must_poll(error: &io::Error) -> bool {
     sys::cannot_block(error) || error.raw_os_error() == Some(libc::ENOMEM)
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str;
 
 use session_lock::procfs::{self, ProcId};
@@ -44,11 +44,11 @@ const DESCRIPTORS: usize = 1024;
 pub fn waits(pid: u32) -> Vec<Wait> {
     // A timer of its own may end the wait at any time: timeout(1). (One of alarm(2) is not shown.)
     let has_timers = fs::read(format!("/proc/{pid}/timers")).is_ok_and(|timers| !timers.is_empty());
-    let threads = threads(pid);
+    let threads = procfs::threads(pid).unwrap_or_default();
     if has_timers || threads.len() > THREADS {
         return vec![Wait::Unknown];
     }
-    let wait = |thread: &PathBuf| match Call::of(thread) {
+    let wait = |&thread: &u32| match Call::of(thread) {
         Ok(call) => call.map_or(Wait::Unknown, |call| call.wait(pid)),
         // Yama denies it (`ptrace_scope`).
         Err(_) if threads.len() == 1 => wait_by_function(pid),
@@ -57,21 +57,17 @@ pub fn waits(pid: u32) -> Vec<Wait> {
     threads.iter().map(wait).collect()
 }
 
-fn threads(pid: u32) -> Vec<PathBuf> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads.map(|thread| thread.path()).collect()
-}
-
 /// Whether a process does nothing but wait by the library, with a deadline or a `cancel_fd`: one thread is
 /// in `flock`, and the other one polls for its end. Not where this cannot be known.
 pub fn is_in_librarys_wait(pid: u32) -> bool {
-    let threads = threads(pid);
-    let calls: Vec<Call> =
-        threads.iter().filter_map(|thread| Call::of(thread).ok().flatten()).collect();
-    let [first, second] = calls.as_slice() else { return false };
+    let threads = procfs::threads(pid).unwrap_or_default();
+    let [first, second] = threads[..] else { return false };
+    let (Ok(Some(first)), Ok(Some(second))) = (Call::of(first), Call::of(second)) else {
+        return false;
+    };
     let is_pair =
         |one: &Call, other: &Call| one.number == libc::SYS_flock && other.is_librarys_poll(pid);
-    threads.len() == 2 && (is_pair(first, second) || is_pair(second, first))
+    is_pair(&first, &second) || is_pair(&second, &first)
 }
 
 /// From the name of the kernel's function: which descriptor, or how long, it does not say.
@@ -92,8 +88,8 @@ struct Call {
 
 impl Call {
     /// The one that a thread is in, if it is in any.
-    fn of(thread: &Path) -> io::Result<Option<Call>> {
-        fs::read_to_string(thread.join("syscall")).map(|text| Call::parse(&text))
+    fn of(thread: u32) -> io::Result<Option<Call>> {
+        fs::read_to_string(format!("/proc/{thread}/syscall")).map(|text| Call::parse(&text))
     }
 
     /// `NUMBER 0xARG... 0xSP 0xPC`; "running" and "-1 ..." are no calls.
@@ -256,8 +252,7 @@ fn fdinfo(pid: u32, fd: RawFd) -> io::Result<Vec<u8>> {
 
 /// The process that a pidfd stands for.
 pub fn process_of_pidfd(pid: u32, fd: RawFd) -> Option<u32> {
-    let info = fdinfo(pid, fd).ok()?;
-    str::from_utf8(procfs::field(&info, b"Pid:")?).ok()?.parse().ok()
+    procfs::process_of_pidfd(ProcId::Pid(pid), fd.try_into().ok()?)?
 }
 
 /// The signals that a signalfd is for, a bit for each.

@@ -26,8 +26,8 @@ use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2, setsid};
-use session_lock::PreparedRelease;
 use session_lock::procfs::{self, ProcId};
+use session_lock::{LABEL_SIZE, PreparedRelease};
 
 use crate::blocked;
 use crate::sys::{self, BlockedSignals};
@@ -327,15 +327,13 @@ fn guardian_in_label(path: &Path) -> Option<u32> {
 /// The label in a lock file; of any other file the first bytes, or nothing: whoever may write to the
 /// directory can put a FIFO there, a link to a device, or a file without end.
 pub fn label(path: &Path) -> Option<Vec<u8>> {
-    /// As the library writes it.
-    const SIZE: u64 = 512;
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
     }
     let mut label = Vec::new();
-    file.take(SIZE).read_to_end(&mut label).ok()?;
+    file.take(LABEL_SIZE as u64).read_to_end(&mut label).ok()?;
     Some(label)
 }
 

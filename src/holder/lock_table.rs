@@ -29,9 +29,10 @@ pub(super) struct Record {
 pub(super) struct LockTable {
     /// What each reading has found, sorted by file.
     readings: Vec<Vec<Flock>>,
-    /// A file that is not in here was not locked at some moment of the reading: that is proven.
+    /// A file that is not in here was not locked at some moment of the reading. Only a short table is known to
+    /// be complete.
     pub complete: bool,
-    /// The same, as far as two readings tell.
+    /// The same of a longer one, as far as two readings tell.
     pub at_rest: bool,
 }
 
@@ -111,14 +112,14 @@ impl Record {
     }
 }
 
-// What proves that nothing was skipped, if the text is short and came in one piece, which is one walk of the
-// list: a record that is not in it did not fit behind it, and so is longer than half a page. Then the table is
-// longer than the text, and that is measured afterwards by one walk (`traverse()`): a read beyond the end of
-// the text must find nothing. (A walk that ends just between two records goes on by index, and can be misled;
-// but not at each of three places that are nearer to each other than records are long.)
+// A short text comes in one piece, from one walk of the list. A record that is not in it did not fit behind it,
+// so it is longer than half a page, and the table is longer than the text. That is measured afterwards by a walk
+// of its own (`traverse()`): a read beyond the end of the text must find nothing. A walk that ends just between
+// two records goes on by index, and finds nothing if an earlier lock goes away at that moment: once in 2,000
+// answers in a storm. So it is measured at three places, which are closer to each other than two ends of records
+// are: none in 290,000.
 //
-// A longer text comes in pieces, and in a storm nothing proves that none is missing between them. What speaks
-// for it:
+// A longer text comes in pieces, and in a storm one can be missing between them. What speaks against that:
 //
 // * A small record can be skipped only where it stands at a border. Each second reading has its borders
 //   half a page from those of the first, so two readings that are alike cannot both have skipped the
